@@ -1,0 +1,371 @@
+"""What the specs of one environment must say of each other: references, limits, windows, names.
+
+Each check is a generator of diagnostics over a ``Place``; ``CHECKS`` lists them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from modelway.diagnostics import Diagnostic, Span, diagnostic
+from modelway.resolve import (
+    Catalog,
+    Place,
+    Resolved,
+    deployed,
+    did_you_mean,
+    in_team,
+    standby_of,
+    watched_by,
+)
+from modelway.spec.alert import Alert, Threshold
+from modelway.spec.common import amount, milliseconds
+from modelway.spec.model import Model
+
+Check = Callable[[Place, Catalog], Iterable[Diagnostic]]
+
+
+def check_place(place: Place, found: Catalog) -> list[Diagnostic]:
+    """Everything that the checks say of an environment."""
+    return [problem for one in CHECKS for problem in one(place, found)]
+
+
+def check_namespaces(found: Catalog) -> Iterator[Diagnostic]:
+    """Team ``a-b`` in ``c`` and team ``a`` in ``b-c`` would share the namespace ``a-b-c``."""
+    teams = {
+        key.partition("/")[0]: found.documents[kind, key]
+        for kind in ("Model", "Alert")
+        for key in found.of(kind)
+    }
+    first: dict[str, tuple[str, str]] = {}
+    for team in sorted(teams):
+        for environment in found.of("Environment"):
+            other = first.setdefault(f"{team}-{environment}", (team, environment))
+            if other != (team, environment):
+                text = (
+                    f'team "{team}" in "{environment}" and team "{other[0]}" in "{other[1]}" '
+                    f'share the namespace "{team}-{environment}"'
+                )
+                span = teams[team].span(("metadata", "team"))
+                yield diagnostic("MW205", span, text, "rename a team or an environment")
+
+
+def _resources(place: Place, found: Catalog) -> Iterator[Diagnostic]:
+    for model in place.models.values():
+        name = model.spec.spec.serving.resource
+        if name in place.resources or ("Resource", name) in found.broken or not found.complete:
+            continue
+        span = model.span("spec", "serving", "resource")
+        if ("Resource", name) in found.documents:
+            text = f'the resource "{name}" is not for the environment "{place.name}"'
+            yield diagnostic("MW202", span, text, "add the environment to its targets")
+            continue
+        hint = did_you_mean(name, place.resources, _known("resources", place.resources))
+        yield diagnostic("MW202", span, f'there is no resource "{name}"', hint)
+
+
+def _standbys(place: Place, found: Catalog) -> Iterator[Diagnostic]:
+    standbys = {key: model for model in place.models.values() if (key := standby_of(model))}
+    for model in place.models.values():
+        key = standby_of(model)
+        if key is None:
+            continue
+        span = model.span("spec", "serving", "standby", "model")
+        team = model.spec.metadata.team
+        if not key.startswith(f"{team}/"):
+            text = f'the standby "{key}" belongs to another team than "{team}"'
+            yield diagnostic("MW202", span, text, "name a model of the same team")
+        elif key in place.models:
+            yield from _chain(model, key, standbys, span)
+            yield from _same_interface(model, place.models[key], span)
+        elif ("Model", key) in found.documents:
+            text = f'the standby "{key}" is not for the environment "{place.name}"'
+            yield diagnostic("MW202", span, text, "add the environment to its targets")
+        elif found.unknown("Model", key):
+            names = [other.partition("/")[2] for other in place.models if other.startswith(f"{team}/")]
+            hint = did_you_mean(key.partition("/")[2], names, _known("models of the team", names))
+            yield diagnostic("MW202", span, f'there is no model "{key}"', hint)
+
+
+def _chain(
+    model: Resolved[Model], key: str, standbys: dict[str, Resolved[Model]], span: Span
+) -> Iterator[Diagnostic]:
+    if key == model.key:
+        text = f'"{model.key}" is its own standby'
+        yield diagnostic("MW204", span, text, "name another, simpler model")
+    elif model.key in standbys:
+        text = f'"{model.key}" is the standby of "{standbys[model.key].key}" and may have none itself'
+        yield diagnostic("MW204", span, text, "a standby is the last to answer; leave its standby out")
+
+
+def _same_interface(model: Resolved[Model], standby: Resolved[Model], span: Span) -> Iterator[Diagnostic]:
+    """A caller sends one request and must not see which of the two answers."""
+    ours, theirs = model.spec.spec.interface, standby.spec.spec.interface
+    for what, mine, other in (
+        ("inputs", ours.inputs, theirs.inputs),
+        ("outputs", ours.outputs, theirs.outputs),
+    ):
+        if mine and other and mine != other:
+            different = sorted(n for n in mine.keys() | other.keys() if mine.get(n) != other.get(n))
+            text = f'the {what} of "{standby.key}" differ from those of "{model.key}": {", ".join(different)}'
+            related = ((standby.span("spec", "interface", what), "the standby's are here"),)
+            yield diagnostic("MW217", span, text, "give both the same tensors", related)
+
+
+def _hostnames(place: Place, _: Catalog) -> Iterator[Diagnostic]:
+    """``<model>.<domain>`` and ``<model>-grpc.<domain>`` name no team."""
+    gateway = place.environment.spec.spec.gateway
+    if gateway is None:
+        return
+    first: dict[str, Resolved[Model]] = {}
+    for model in place.models.values():
+        name = model.spec.metadata.name
+        for host in (name, f"{name}-grpc"):
+            other = first.setdefault(host, model)
+            if other is not model:
+                text = f'"{model.key}" and "{other.key}" would both answer at {host}.{gateway.domain}'
+                related = ((other.span("metadata", "name"), "the other is here"),)
+                yield diagnostic("MW205", model.span("metadata", "name"), text, "rename one of them", related)
+                break
+
+
+def _rollouts(place: Place, _: Catalog) -> Iterator[Diagnostic]:
+    for model in place.models.values():
+        rollout = model.spec.spec.rollout
+        at = ("spec", "rollout")
+        gated = rollout.gates.error_ratio or rollout.gates.latency or rollout.gates.queue_time
+        if rollout.steps and rollout.strategy != "canary":
+            text = f'steps are for the strategy canary, this one is "{rollout.strategy}"'
+            yield diagnostic(
+                "MW207", model.key_span(*at, "steps"), text, "write strategy: canary, or leave steps out"
+            )
+        if gated and rollout.strategy == "rolling":
+            text = "a rolling update has no gates"
+            yield diagnostic(
+                "MW207", model.key_span(*at, "gates"), text, "write strategy: canary or blueGreen"
+            )
+        if rollout.strategy == "canary" and not rollout.steps:
+            text = "a canary needs steps"
+            hint = "for example steps: [{weight: 5, pause: 10m}, {weight: 50, pause: 10m}]"
+            yield diagnostic("MW207", model.span(*at, "strategy"), text, hint)
+        for i in range(1, len(rollout.steps)):
+            if rollout.steps[i].weight <= rollout.steps[i - 1].weight:
+                text = f"weight {rollout.steps[i].weight} does not rise above {rollout.steps[i - 1].weight}"
+                yield diagnostic(
+                    "MW206", model.span(*at, "steps", i, "weight"), text, "let every step send more traffic"
+                )
+
+
+def _gpus(place: Place, _: Catalog) -> Iterator[Diagnostic]:
+    inventory = place.environment.spec.spec.gpus
+    if place.environment.spec.spec.cluster is None:
+        return
+    used: dict[str, int] = {}
+    for one in deployed(place):
+        serving = one.model.spec.spec.serving
+        resource = place.resources.get(serving.resource)
+        if resource is not None and resource.spec.spec.gpu is not None:
+            gpu = resource.spec.spec.gpu
+            used[gpu.product] = used.get(gpu.product, 0) + gpu.count * serving.scaling.min_replicas
+    for resource in place.resources.values():
+        wanted = resource.spec.spec.gpu
+        if wanted is None:
+            continue
+        if wanted.product not in inventory:
+            text = f'the environment "{place.name}" has no GPU "{wanted.product}"'
+            hint = did_you_mean(wanted.product, inventory, _known("products", inventory))
+            yield diagnostic("MW208", resource.span("spec", "gpu", "product"), text, hint)
+        elif wanted.count > inventory[wanted.product].per_node:
+            text = f'{wanted.count} GPUs for a replica; a node of "{place.name}" has {inventory[wanted.product].per_node}'
+            yield diagnostic(
+                "MW208", resource.span("spec", "gpu", "count"), text, "no pod of it could be placed"
+            )
+    for product, count in sorted(used.items()):
+        if product in inventory and count > inventory[product].count:
+            text = f'the models of "{place.name}" need {count} of {inventory[product].count} "{product}" at least'
+            span = place.environment.span("spec", "gpus", product, "count")
+            yield diagnostic("MW216", span, text, "lower minReplicas, or add GPUs")
+
+
+def _digests(place: Place, _: Catalog) -> Iterator[Diagnostic]:
+    environment = place.environment.spec.spec
+    if not environment.require_digests:
+        return
+    hint = f'or write requireDigests: false in the environment "{place.name}"'
+    for model in place.models.values():
+        artifact = model.spec.spec.artifact
+        if artifact.digest is None:
+            text = f'"{place.name}" takes no weights without a digest'
+            yield diagnostic("MW209", model.span("spec", "artifact"), text, f"add digest: sha256:…, {hint}")
+        if artifact.uri.startswith("oci://") and "@sha256:" not in artifact.uri:
+            text = f'"{place.name}" takes no image without a digest'
+            yield diagnostic(
+                "MW209", model.span("spec", "artifact", "uri"), text, f"end it with @sha256:…, {hint}"
+            )
+    if environment.images is not None and "@sha256:" not in environment.images.server:
+        span = place.environment.span("spec", "images", "server")
+        yield diagnostic("MW209", span, "the image has no digest", f"end it with @sha256:…, {hint}")
+
+
+def _windows(place: Place, _: Catalog) -> Iterator[Diagnostic]:
+    retention = place.environment.spec.spec.monitoring.retention
+    for alert in place.alerts.values():
+        spec = alert.spec.spec
+        if spec.objectives.availability or spec.objectives.latency:
+            yield from _fits(alert, ("spec", "period"), spec.period, retention, f'what Prometheus keeps in "{place.name}"')
+        for at, threshold in _thresholds(alert.spec):
+            for name, value in (("window", threshold.window), ("for", threshold.for_)):
+                yield from _fits(alert, (*at, name), value, spec.period, "the alert's period")
+                yield from _fits(
+                    alert, (*at, name), value, retention, f'what Prometheus keeps in "{place.name}"'
+                )
+        if spec.absence is not None:
+            at = ("spec", "absence", "for")
+            yield from _fits(
+                alert, at, spec.absence.for_, retention, f'what Prometheus keeps in "{place.name}"'
+            )
+
+
+def _fits(
+    alert: Resolved[Alert], at: tuple[str, ...], window: str, limit: str, what: str
+) -> Iterator[Diagnostic]:
+    if milliseconds(window) > milliseconds(limit):
+        text = f"{window} is longer than {what} ({limit})"
+        hint = "shorten it, leave it out in this environment's overlay, or raise the limit"
+        yield diagnostic("MW210", alert.span(*at), text, hint)
+
+
+def _thresholds(alert: Alert) -> Iterator[tuple[tuple[str, ...], Threshold]]:
+    limits = alert.spec.thresholds
+    named: tuple[tuple[str, Threshold | None], ...] = (
+        ("latency", limits.latency),
+        ("queueTime", limits.queue_time),
+        ("errorRatio", limits.error_ratio),
+        ("memory", limits.memory),
+        ("gpuUtilization", limits.gpu_utilization),
+        ("gpuMemory", limits.gpu_memory),
+        ("throughput", limits.throughput),
+    )
+    for name, threshold in named:
+        if threshold is not None:
+            yield ("spec", "thresholds", name), threshold
+
+
+def _objectives(place: Place, _: Catalog) -> Iterator[Diagnostic]:
+    """Two objectives of one kind on one model would record the same series twice."""
+    first: dict[tuple[str, str], Resolved[Alert]] = {}
+    for alert in place.alerts.values():
+        objectives = alert.spec.spec.objectives
+        for kind, objective in (("availability", objectives.availability), ("latency", objectives.latency)):
+            for model in watched_by(alert.spec, place.models) if objective else ():
+                other = first.setdefault((model.key, kind), alert)
+                if other is not alert:
+                    at = ("spec", "objectives", kind)
+                    text = f'"{other.key}" already holds the objective {kind} of "{model.key}"'
+                    related = ((other.key_span(*at), "it is here"),)
+                    yield diagnostic("MW211", alert.key_span(*at), text, "keep one of the two", related)
+
+
+def _alerts(place: Place, found: Catalog) -> Iterator[Diagnostic]:
+    for alert in place.alerts.values():
+        spec = alert.spec.spec
+        if (spec.target.model is None) == (not spec.target.labels):
+            text = "an alert names either a model or labels"
+            yield diagnostic(
+                "MW213", alert.key_span("spec", "target"), text, "keep one of target.model and target.labels"
+            )
+        elif spec.target.model is not None:
+            key = in_team(spec.target.model, alert.spec.metadata.team)
+            if found.unknown("Model", key):
+                names = [
+                    other for other in found.of("Model") if other.partition("/")[0] == key.partition("/")[0]
+                ]
+                hint = did_you_mean(key, names, _known("models of the team", names))
+                yield diagnostic(
+                    "MW202", alert.span("spec", "target", "model"), f'there is no model "{key}"', hint
+                )
+        elif found.complete and not found.broken and not _anyone_has(alert.spec, found):
+            labels = ", ".join(f"{name}={value}" for name, value in sorted(spec.target.labels.items()))
+            text = f'no model of team "{alert.spec.metadata.team}" has the labels {labels}'
+            yield diagnostic("MW213", alert.span("spec", "target", "labels"), text, "give a model the labels")
+        if not (spec.objectives.availability or spec.objectives.latency or spec.absence) and not [
+            *_thresholds(alert.spec)
+        ]:
+            text = f'the alert says nothing in "{place.name}"'
+            hint = "add objectives, thresholds or absence, or leave the environment out of its targets"
+            yield diagnostic("MW213", alert.key_span("spec"), text, hint)
+
+
+def _anyone_has(alert: Alert, found: Catalog) -> bool:
+    wanted = alert.spec.target.labels.items()
+    for key in found.of("Model"):
+        metadata = found.documents["Model", key].value["metadata"]
+        if metadata["team"] == alert.metadata.team and wanted <= metadata.get("labels", {}).items():
+            return True
+    return False
+
+
+def _limits(place: Place, _: Catalog) -> Iterator[Diagnostic]:
+    for model in place.models.values():
+        serving = model.spec.spec.serving
+        batching, scaling, concurrency = serving.batching, serving.scaling, serving.concurrency
+        at = ("spec", "serving")
+        if scaling.max_replicas is not None and scaling.max_replicas < scaling.min_replicas:
+            text = f"maxReplicas {scaling.max_replicas} is below minReplicas {scaling.min_replicas}"
+            yield diagnostic("MW212", model.span(*at, "scaling", "maxReplicas"), text)
+        for i, rows in enumerate(batching.preferred_rows):
+            if rows > batching.max_rows:
+                text = f"a batch of {rows} is above maxRows {batching.max_rows}"
+                yield diagnostic("MW212", model.span(*at, "batching", "preferredRows", i), text)
+        if concurrency.queue_rows < batching.max_rows:
+            text = f"a queue of {concurrency.queue_rows} rows never fills a batch of {batching.max_rows}"
+            yield diagnostic("MW212", model.span(*at, "concurrency", "queueRows"), text)
+        if milliseconds(batching.max_delay) >= milliseconds(serving.timeouts.queue):
+            text = f"maxDelay {batching.max_delay} is not below the queue's timeout {serving.timeouts.queue}"
+            yield diagnostic("MW212", model.span(*at, "batching", "maxDelay"), text)
+        if not serving.protocols.rest and not serving.protocols.grpc:
+            text = "nobody can call a model without REST and without gRPC"
+            yield diagnostic("MW212", model.key_span(*at, "protocols"), text, "switch one of them on")
+        resource = place.resources.get(serving.resource)
+        if resource is not None and amount(serving.cache.size) >= amount(resource.spec.spec.memory):
+            text = f"a cache of {serving.cache.size} does not fit in {resource.spec.spec.memory} of memory"
+            yield diagnostic("MW212", model.span(*at, "cache", "size"), text)
+
+
+def _addresses(place: Place, _: Catalog) -> Iterator[Diagnostic]:
+    spec = place.environment.spec.spec
+    if spec.cluster is None:
+        return
+    if spec.cluster.add_ons.gateway_api and spec.gateway is None:
+        span = place.environment.key_span("spec", "cluster", "addOns", "gatewayAPI")
+        text = f'"{place.name}" has the Gateway API but names no Gateway'
+        yield diagnostic("MW214", span, text, "add gateway: {name: …, namespace: …, domain: …}")
+    if spec.images is None:
+        text = f'"{place.name}" has a cluster but no image of the server'
+        yield diagnostic(
+            "MW214", place.environment.key_span("spec", "cluster"), text, "add images: {server: …@sha256:…}"
+        )
+
+
+def _known(what: str, names: Iterable[str]) -> str:
+    listed = sorted(names)
+    return (
+        f"the {what} are {', '.join(listed[:10])}{' …' if len(listed) > 10 else ''}"
+        if listed
+        else f"there are no {what}"
+    )
+
+
+CHECKS: tuple[Check, ...] = (
+    _addresses,
+    _resources,
+    _standbys,
+    _hostnames,
+    _rollouts,
+    _gpus,
+    _digests,
+    _windows,
+    _objectives,
+    _alerts,
+    _limits,
+)

@@ -1,0 +1,161 @@
+"""YAML text -> documents with the places of their values and keys.
+
+The YAML is a subset, the one that every reader reads alike (``docs/decisions/``): no tags, no merge
+keys, keys are strings and stand once, plain scalars are what 1.1 and 1.2 agree about. Anything else
+is a diagnostic at its line and column, and no bytes raise an exception.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from modelway import quick
+from modelway.characters import count_breaks, forbidden, lines, text_of, undecodable
+from modelway.diagnostics import Diagnostic, Span, diagnostic, sort_unique
+from modelway.events import MAX_FINDINGS, Node, Place, Reader, last_place, span_of
+from modelway.sources import SourceFile
+
+Json = dict[str, Any] | list[Any] | str | int | float | bool | None
+Pointer = tuple[str | int, ...]
+
+_MAX_NOTES = 100  # on empty documents of one file, of which 8 MB hold two million
+_SEPARATOR = re.compile(rb"(?<=[\r\n])---(?=[ \t\r\n]|\Z)")
+_DIRECTIVE = re.compile(rb"(?:\A|(?<=[\r\n]))%")
+
+
+class Part(NamedTuple):
+    """Where a document is read from: bytes ``start`` to ``end`` of its file, from ``line`` (0-based) on."""
+
+    start: int = 0
+    end: int | None = None
+    line: int = 0
+    nth: int = 0  # of the documents in these bytes
+
+
+_WHOLE = Part()
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document of a file. Its value is never changed: aliases share objects.
+
+    Places are not kept: the first question about one reads the document's text again.
+    """
+
+    source: SourceFile
+    index: int  # of the documents in the file, from 0
+    value: Json
+    part: Part = _WHOLE
+
+    def span(self, pointer: Pointer) -> Span:
+        """Where the value at ``pointer`` stands; if there is none, the nearest one above it."""
+        return self._find(pointer)[1]
+
+    def key_span(self, pointer: Pointer) -> Span:
+        """Where the key that ends ``pointer`` stands; of a list's item and of the root, the value."""
+        return self._find(pointer)[0]
+
+    def _find(self, pointer: Pointer) -> tuple[Span, Span]:
+        place, last = _places(self.source, self.part)
+        key = place
+        for step in pointer:
+            inside = place[4]
+            if isinstance(inside, dict) and step in inside:
+                key, place = inside[str(step)]
+            elif isinstance(inside, list) and isinstance(step, int) and 0 <= step < len(inside):
+                key = place = inside[step]
+            else:
+                break
+        path, line = self.source.path, self.part.line
+        return span_of(path, key, line, last), span_of(path, place, line, last)
+
+
+@lru_cache(maxsize=64)  # of the files that findings are about, few are in hand at one time
+def _places(source: SourceFile, part: Part) -> tuple[Place, tuple[int, int]]:
+    data = source.data[part.start : part.end]
+    nodes = Reader(source.path).read(data, part.line)
+    place = nodes[part.nth].place if part.nth < len(nodes) else (0, 0, 0, 0, None)
+    return place, last_place(data)
+
+
+def load(source: SourceFile) -> tuple[list[Document], list[Diagnostic]]:
+    """The documents of a file in which nothing is wrong, and all that is wrong in the others.
+
+    Documents are read one by one, so that a malformed one hides no other. An empty file or document
+    gives none, and a note.
+    """
+    undecoded = undecodable(source.path, source.data)
+    if undecoded is not None:
+        return [], [undecoded]
+    documents: list[Document] = []
+    notes: list[Diagnostic] = []
+    reader = Reader(source.path)
+    index = 0
+    for part in _parts(source.data):
+        data = source.data[part.start : part.end]
+        values = quick.read(data)
+        if values is not None:
+            documents += [Document(source, index + nth, value, part) for nth, value in enumerate(values)]
+            index += len(values)
+            continue
+        findings = len(reader.found)
+        nodes = _read(reader, data, part.line)
+        for nth, node in enumerate(nodes):
+            if not node.whole:
+                continue
+            if node.value is not None:
+                documents.append(Document(source, index + nth, node.value, part._replace(nth=nth)))
+            elif len(notes) < _MAX_NOTES:
+                notes.append(_empty(reader.span(node.place), index + nth))
+        index += max(len(nodes), len(reader.found) > findings)
+        if reader.full:
+            break
+    if not (documents or notes or reader.found):
+        notes.append(diagnostic("MW018", Span(source.path), "the file holds no document", _DELETE))
+    return documents, sort_unique([*notes, *reader.found])
+
+
+_DELETE = "write a spec, or delete it"
+
+
+def _empty(span: Span, index: int) -> Diagnostic:
+    return diagnostic("MW018", span, f"document {index + 1} of the file is empty", _DELETE)
+
+
+def _read(reader: Reader, data: bytes, line: int) -> list[Node]:
+    text = text_of(data)
+    refused = forbidden(reader.path, text, line) or _tag_directives(reader.path, text)
+    if refused:
+        reader.found += refused
+        return []
+    return reader.read(data, line)
+
+
+def _tag_directives(path: str, text: str) -> list[Diagnostic]:
+    """Refused before libyaml sees them: it compares each with all others."""
+    found: list[Diagnostic] = []
+    if "%TAG" in text:
+        for number, line in enumerate(lines(text), 1):
+            if line.startswith("%TAG") and len(found) < MAX_FINDINGS:
+                span = Span(path, number, 1, number, len(line) + 1)
+                found.append(
+                    diagnostic("MW010", span, "%TAG is not allowed", "remove the line, and all tags")
+                )
+    return found
+
+
+def _parts(data: bytes) -> list[Part]:
+    """The bytes cut before every line ``---``, which begins a document wherever it stands."""
+    if (b"\n---" not in data and b"\r---" not in data) or _DIRECTIVE.search(data):
+        return [Part(0, len(data))]
+    starts = [match.start() for match in _SEPARATOR.finditer(data)]
+    parts: list[Part] = []
+    line = 0
+    for start, end in pairwise([0, *starts, len(data)]):
+        parts.append(Part(start, end, line))
+        line += count_breaks(data[start:end])
+    return parts

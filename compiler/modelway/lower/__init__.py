@@ -1,0 +1,1 @@
+"""Resolved specs -> Kubernetes objects, by concern. Functions from values to values; no disk, no clock."""

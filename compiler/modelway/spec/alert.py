@@ -1,0 +1,144 @@
+"""``Alert``: what a model promises, and who is told when it does not hold."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from modelway.spec.common import (
+    Duration,
+    LabelKey,
+    LabelValue,
+    PositiveDuration,
+    PrometheusLabel,
+    Reference,
+    Targets,
+    Team,
+    Text,
+    Value,
+    doc,
+)
+from modelway.spec.model import Ratio
+
+Severity = Literal["critical", "warning", "info"]
+
+
+class Target(Value, kw_only=True):
+    """The models that an alert watches: one by name, or those of the team with all the labels."""
+
+    model: Annotated[Reference | None, doc("A Model, as name or team/name.", "ranker")] = None
+    labels: Annotated[
+        dict[LabelKey, LabelValue], doc("Labels that a Model of the team has.", {"tier": "critical"})
+    ] = {}
+
+
+class Availability(Value, kw_only=True):
+    """Share of requests that are answered (neither 5xx nor 429)."""
+
+    target: Annotated[float, msgspec.Meta(ge=50, lt=100), doc("Percent of requests.", 99.9)]
+
+
+class Latency(Value, kw_only=True):
+    """Share of requests that are answered within a time."""
+
+    target: Annotated[float, msgspec.Meta(ge=50, lt=100), doc("Percent of requests.", 99)]
+    threshold: Annotated[PositiveDuration, doc("The time; it becomes a bucket of the histogram.", "250ms")]
+
+
+class Objectives(Value, kw_only=True):
+    """Service level objectives over the period, each with burn-rate alerts."""
+
+    availability: Annotated[Availability | None, doc("Availability.", {"target": 99.9})] = None
+    latency: Annotated[Latency | None, doc("Latency.", {"target": 99, "threshold": "250ms"})] = None
+
+
+class Threshold(Value, kw_only=True):
+    """What every threshold says: how long it must hold, and how bad it is."""
+
+    window: Annotated[PositiveDuration, doc("Window over which the value is taken.", "15m")] = "5m"
+    for_: Annotated[Duration, doc("How long it must hold.", "20m")] = msgspec.field(default="10m", name="for")
+    severity: Annotated[Severity | None, doc("Severity; that of the alert when left out.", "info")] = None
+
+
+class TimeThreshold(Threshold, kw_only=True):
+    """A quantile of a time."""
+
+    quantile: Annotated[Ratio, doc("The quantile.", 0.95)] = 0.99
+    above: Annotated[PositiveDuration, doc("Fires above this time.", "400ms")]
+
+
+class RatioThreshold(Threshold, kw_only=True):
+    """A share between 0 and 1."""
+
+    above: Annotated[Ratio, doc("Fires above this share.", 0.9)]
+
+
+class RateThreshold(Threshold, kw_only=True):
+    """Requests per second."""
+
+    below: Annotated[float, msgspec.Meta(gt=0), doc("Fires below this rate.", 0.5)]
+
+
+class Thresholds(Value, kw_only=True):
+    """Fixed limits; leave out what does not matter."""
+
+    latency: Annotated[TimeThreshold | None, doc("Time of requests.", {"above": "400ms"})] = None
+    queue_time: Annotated[TimeThreshold | None, doc("Wait for a batch.", {"above": "80ms"})] = None
+    error_ratio: Annotated[RatioThreshold | None, doc("Requests that fail (5xx, 429).", {"above": 0.05})] = (
+        None
+    )
+    memory: Annotated[RatioThreshold | None, doc("Memory of the limit.", {"above": 0.9})] = None
+    gpu_utilization: Annotated[RatioThreshold | None, doc("Use of the GPUs.", {"above": 0.95})] = None
+    gpu_memory: Annotated[RatioThreshold | None, doc("Memory of the GPUs in use.", {"above": 0.95})] = None
+    throughput: Annotated[RateThreshold | None, doc("Requests per second.", {"below": 0.5})] = None
+
+
+class Absence(Value, kw_only=True):
+    """No server of the model can be scraped."""
+
+    for_: Annotated[PositiveDuration, doc("How long none was seen.", "5m")] = msgspec.field(
+        default="10m", name="for"
+    )
+    severity: Annotated[Severity, doc("Severity.", "warning")] = "critical"
+
+
+class AlertSpec(Value, kw_only=True):
+    """What to watch, and whom to tell."""
+
+    targets: Targets = ()
+    target: Annotated[Target, doc("The models it watches.", {"model": "ranker"})]
+    period: Annotated[Literal["28d", "30d"], doc("Period of the objectives.", "28d")] = "30d"
+    objectives: Annotated[
+        Objectives, doc("Service level objectives.", {"availability": {"target": 99.9}})
+    ] = Objectives()
+    min_rate: Annotated[
+        float,
+        msgspec.Meta(ge=0),
+        doc("Requests per second below which objectives and ratios stay silent.", 1),
+    ] = 0.05
+    thresholds: Annotated[Thresholds, doc("Fixed limits.", {"latency": {"above": "400ms"}})] = Thresholds()
+    absence: Annotated[Absence | None, doc("Alert when no server is seen.", {"for": "5m"})] = None
+    severity: Annotated[Severity, doc("Severity of thresholds.", "critical")] = "warning"
+    labels: Annotated[
+        dict[PrometheusLabel, LabelValue],
+        doc("Labels of the alerts, for routing.", {"channel": "search-oncall"}),
+    ] = {}
+    runbook: Annotated[
+        Annotated[
+            str,
+            msgspec.Meta(
+                pattern=r"^https?://[^\s\x00-\x1f\"<>\\^`{|}]+$", max_length=2048, title="an http(s) URL"
+            ),
+        ]
+        | None,
+        doc("Page that says what to do.", "https://runbooks.shop.example/ranker"),
+    ] = None
+    summary: Annotated[Text, doc("A sentence for the people who are told.", "Search ranks too slowly.")] = ""
+
+
+class Alert(Value, kw_only=True):
+    """What a model promises."""
+
+    metadata: Team
+    spec: AlertSpec

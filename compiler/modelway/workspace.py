@@ -1,0 +1,279 @@
+"""The commands' work on a repository's folders: find the settings, read, compile, compare, write.
+
+Everything here returns values; ``cli`` prints them. Raises OSError for a disk that fails.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from modelway import repository, tree
+from modelway.diagnostics import Diagnostic, Severity, Span, diagnostic, has_errors, sort_unique
+from modelway.pipeline import Compilation, Progress, compile_specs, list_rows
+from modelway.report.listing import Row
+from modelway.sources import SourceFile, read_file, read_specs
+
+OK, FOUND, STALE = 0, 1, 3
+
+
+class RefusedError(Exception):
+    """What was asked for would destroy something; the message says what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a command found and did. ``counts`` is empty when nothing was compared or written."""
+
+    code: int
+    diagnostics: tuple[Diagnostic, ...]
+    sources: dict[str, bytes] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    output: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Where specs and generated files are, and how diagnostics name them."""
+
+    specs: Path
+    output: Path
+
+    @property
+    def shown_specs(self) -> str:
+        return _shown(self.specs)
+
+    @property
+    def shown_output(self) -> str:
+        return _shown(self.output)
+
+
+def compile_and_compare(
+    specs: str | None, output: str | None, only: Sequence[str], *, strict: bool, progress: Progress | None
+) -> Outcome:
+    """Compile and compare with the folder of generated files; nothing is written."""
+    folders, sources, compilation = _compile(specs, output, only, progress)
+    found = list(compilation.diagnostics)
+    if folders is None or has_errors(found):
+        return _outcome(found, sources, strict=strict)
+    comparison = tree.compare(folders.output, compilation.files, environments=_scope(only))
+    counts = {name: len(getattr(comparison, name)) for name in ("stale", "missing", "extra")}
+    counts["unchanged"] = len(compilation.files) - counts["stale"] - counts["missing"]
+    mend = _mend(specs, output, only)
+    stale = [
+        diagnostic(code, Span(f"{folders.shown_output}/{path}"), text, f"run: {mend}")
+        for code, text, paths in (
+            ("MW503", "does not hold what the specs compile to", comparison.stale),
+            ("MW504", "is missing", comparison.missing),
+            ("MW505", "is not what any spec compiles to", comparison.extra),
+        )
+        for path in paths
+    ]
+    foreign = _foreign(folders, comparison.foreign)
+    outcome = _outcome([*found, *foreign], sources, strict=strict)
+    code = STALE if stale and outcome.code == OK else outcome.code
+    everything = tuple(sort_unique([*found, *foreign, *stale]))
+    return Outcome(code, everything, sources, counts, folders.shown_output)
+
+
+def compile_and_write(
+    specs: str | None, output: str | None, only: Sequence[str], *, strict: bool, progress: Progress | None
+) -> Outcome:
+    """Compile and bring the folder of generated files up to date; with any error nothing is written."""
+    folders, sources, compilation = _compile(specs, output, only, progress)
+    found = list(compilation.diagnostics)
+    refused = _outcome(found, sources, strict=strict)
+    if folders is None or refused.code != OK:
+        return refused
+    total = len(compilation.files)
+
+    so_far = 0
+
+    def written(more: int) -> None:
+        nonlocal so_far
+        so_far += more
+        if progress:
+            progress("writing files", min(so_far, total), total)
+
+    try:
+        done = tree.write(folders.output, compilation.files, environments=_scope(only), progress=written)
+    except tree.ForeignFiles as error:
+        return _outcome([*found, *_foreign(folders, error.paths)], sources, strict=strict)
+    except tree.Busy:
+        text = "another compile is writing here"
+        busy = diagnostic("MW502", Span(folders.shown_output), text, "wait for it to end and run again")
+        return _outcome([*found, busy], sources, strict=strict)
+    counts = {name: getattr(done, name) for name in ("created", "changed", "removed", "unchanged")}
+    return Outcome(OK, tuple(found), sources, counts, folders.shown_output)
+
+
+def list_models(specs: str | None, only: Sequence[str]) -> tuple[Outcome, list[Row]]:
+    """The rows of ``modelway list``; none when a spec is wrong."""
+    folders, found, sources = _read(specs, None)
+    if folders is None:
+        return _outcome(found, _bytes(sources), strict=False), []
+    rows, problems = list_rows(sources, found)
+    problems = [*problems, *_unknown(only, {row.environment for row in rows}, problems)]
+    wanted = [row for row in rows if not only or row.environment in only]
+    return _outcome(problems, _bytes(sources), strict=False), wanted
+
+
+def environment_names() -> list[str]:
+    """For completion: the environments of the repository around the working folder."""
+    folders, found, sources = _read(None, None)
+    return [] if folders is None else list(compile_specs(sources, found).environments)
+
+
+def write_schemas(folder: str) -> list[str]:
+    """Write the schema of every kind; the paths that were written."""
+    from modelway.lower.objects import json_text
+    from modelway.spec.schema import schemas
+
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for kind, schema in schemas().items():
+        path = target / f"{kind.lower()}.json"
+        _write(path, json_text(schema).encode())
+        paths.append(str(path))
+    return paths
+
+
+def initialise(folder: str, team: str, model: str) -> list[str]:
+    """Write the files of a new repository. Raises RefusedError when one of them is there already."""
+    import re
+
+    from modelway import scaffold
+
+    for what, name in (("team", team), ("model", model)):
+        if not re.fullmatch("[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?", name):
+            raise RefusedError(f'the {what} "{name}" is not made of lower-case letters, digits and inner hyphens')
+    root = Path(folder)
+    files = scaffold.files(team, model)
+    there = [path for path in files if (root / path).exists() or (root / path).is_symlink()]
+    if there:
+        raise RefusedError(f"{there[0]} is there already; init writes into a new repository only")
+    for path, data in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        _write(root / path, data)
+    return [str(root / path) for path in files]
+
+
+def _compile(
+    specs: str | None, output: str | None, only: Sequence[str], progress: Progress | None
+) -> tuple[Folders | None, dict[str, bytes], Compilation]:
+    folders, found, sources = _read(specs, output)
+    if folders is None:
+        return None, _bytes(sources), Compilation((), tuple(found), ())
+    compilation = compile_specs(sources, found, progress)
+    unknown = _unknown(only, set(compilation.environments), compilation.diagnostics)
+    if unknown:
+        compilation = Compilation((), (*compilation.diagnostics, *unknown), compilation.environments)
+    return folders, _bytes(sources), compilation
+
+
+def _read(specs: str | None, output: str | None) -> tuple[Folders | None, list[Diagnostic], list[SourceFile]]:
+    """The folders and their specs; no folders when the settings are missing or wrong."""
+    root = repository.find(Path.cwd())
+    settings, found, sources = None, [], []
+    if root is not None:
+        path = root / repository.FILE
+        source, found = read_file(path, shown=_shown(path))
+        if source is not None:
+            sources = [source]
+            settings, wrong = repository.read(source)
+            found = [*found, *wrong]
+        if settings is None:
+            return None, found, sources
+    elif specs is None:
+        text = "there is no modelway.yaml here or in a folder above"
+        hint = "run modelway init, or name the folders with --specs and --output"
+        return None, [diagnostic("MW001", Span(repository.FILE), text, hint)], []
+    base = root or Path.cwd()
+    folders = Folders(
+        Path(specs) if specs else base / (settings.specs if settings else "specs"),
+        Path(output) if output else base / (settings.output if settings else "generated"),
+    )
+    if not folders.specs.is_dir():
+        text = f"there is no folder {folders.shown_specs}"
+        return (
+            None,
+            [
+                *found,
+                diagnostic("MW001", Span(folders.shown_specs), text, "make it, or name another with --specs"),
+            ],
+            sources,
+        )
+    read, unread = read_specs(folders.specs, shown=folders.shown_specs)
+    if not read and not unread:
+        text = f"there is no spec (*.yaml) in {folders.shown_specs}"
+        unread = [
+            diagnostic(
+                "MW001", Span(folders.shown_specs), text, "begin with an Environment; see modelway explain"
+            )
+        ]
+    return folders, [*found, *unread], [*sources, *read][len(sources) :] if settings else read
+
+
+def _unknown(only: Sequence[str], known: set[str], found: Sequence[Diagnostic]) -> list[Diagnostic]:
+    if has_errors(found):
+        return []
+    return [
+        diagnostic(
+            "MW203", Span("-e"), f'there is no environment "{name}"', f"there are {', '.join(sorted(known))}"
+        )
+        for name in only
+        if name not in known
+    ]
+
+
+def _outcome(found: Sequence[Diagnostic], sources: dict[str, bytes], *, strict: bool) -> Outcome:
+    limit = Severity.WARNING if strict else Severity.ERROR
+    failed = any(one.severity >= limit for one in found)
+    return Outcome(FOUND if failed else OK, tuple(sort_unique(found)), sources)
+
+
+def _foreign(folders: Folders, paths: Sequence[str]) -> list[Diagnostic]:
+    hint = "move it away, or choose another folder with --output; only what Modelway wrote may be here"
+    return [
+        diagnostic("MW501", Span(f"{folders.shown_output}/{path}"), "is not a file that Modelway owns", hint)
+        for path in paths
+    ]
+
+
+def _scope(only: Sequence[str]) -> frozenset[str] | None:
+    return frozenset(only) or None
+
+
+def _mend(specs: str | None, output: str | None, only: Sequence[str]) -> str:
+    """The command that would bring the folder up to date, with the same folders."""
+    import shlex
+
+    words = ["modelway", "compile"]
+    words += [word for name in only for word in ("-e", name)]
+    words += [
+        word for name, value in (("--specs", specs), ("--output", output)) if value for word in (name, value)
+    ]
+    return shlex.join(words)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _bytes(sources: Sequence[SourceFile]) -> dict[str, bytes]:
+    return {source.path: source.data for source in sources}
+
+
+def _shown(path: Path) -> str:
+    """A path as diagnostics print it: relative to the working folder where that is shorter."""
+    relative = os.path.relpath(path)
+    return Path(relative if not relative.startswith("../../..") else path.absolute()).as_posix()

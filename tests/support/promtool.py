@@ -1,0 +1,52 @@
+"""promtool (Debian's is 2.42): checks rule files, runs rule tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def require() -> str:
+    """Path of promtool. Where there is none the test is skipped with the reason; with ``CI`` set it fails."""
+    found = shutil.which("promtool")
+    if found is None:
+        reason = "promtool is not installed (Debian: apt-get install prometheus)"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
+def check_rules(groups: list[dict[str, Any]], folder: Path) -> None:
+    """Prometheus takes the groups, and no rule is in them twice."""
+    path = folder / "rules.yml"
+    path.write_text(json.dumps({"groups": groups}))  # JSON is YAML
+    done = _run("check", "rules", "--lint-fatal", str(path))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def failed_tests(paths: Sequence[Path]) -> list[Path]:
+    """Those of the rule tests that do not pass, all run by one process."""
+    done = _run("test", "rules", *map(str, paths))
+    passed = set(re.findall(r"^Unit Testing: +(.*)\n +SUCCESS$", done.stdout, re.MULTILINE))
+    failed = [path for path in paths if str(path) not in passed]
+    assert (done.returncode == 0) == (not failed), done.stdout + done.stderr
+    return failed
+
+
+def explain(path: Path) -> str:
+    """What promtool says of one rule test."""
+    done = _run("test", "rules", str(path))
+    return done.stdout + done.stderr
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([require(), *arguments], capture_output=True, text=True, timeout=300, check=False)
