@@ -34,7 +34,8 @@ format: $(STAMP) ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-generated: $(STAMP) ## Compile specs/, the schemas of policies/ and the reference of docs/
+generated: $(STAMP) ## Make anew all that is made: schemas, generated/, the reference of docs/
+	$(BIN)/python -m modelway.spec.generate
 	$(BIN)/modelway compile
 	$(BIN)/modelway schema --output policies/schemas
 	$(BIN)/python docs/make_reference.py

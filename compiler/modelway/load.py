@@ -93,30 +93,30 @@ def load(source: SourceFile) -> tuple[list[Document], list[Diagnostic]]:
         return [], [undecoded]
     documents: list[Document] = []
     notes: list[Diagnostic] = []
-    reader = Reader(source.path)
+    reader: Reader | None = None
     index = 0
     for part in _parts(source.data):
         data = source.data[part.start : part.end]
         values = quick.read(data)
         if values is not None:
-            documents += [Document(source, index + nth, value, part) for nth, value in enumerate(values)]
+            documents += [Document(source, index, value, part) for value in values]
             index += len(values)
             continue
+        reader = reader or Reader(source.path)
         findings = len(reader.found)
         nodes = _read(reader, data, part.line)
         for nth, node in enumerate(nodes):
-            if not node.whole:
-                continue
-            if node.value is not None:
+            if node.whole and node.value is not None:
                 documents.append(Document(source, index + nth, node.value, part._replace(nth=nth)))
-            elif len(notes) < _MAX_NOTES:
+            elif node.whole and len(notes) < _MAX_NOTES:
                 notes.append(_empty(reader.span(node.place), index + nth))
         index += max(len(nodes), len(reader.found) > findings)
         if reader.full:
             break
-    if not (documents or notes or reader.found):
-        notes.append(diagnostic("MW018", Span(source.path), "the file holds no document", _DELETE))
-    return documents, sort_unique([*notes, *reader.found])
+    found = notes + reader.found if reader else notes
+    if not (documents or found):
+        found.append(diagnostic("MW018", Span(source.path), "the file holds no document", _DELETE))
+    return documents, sort_unique(found)
 
 
 _DELETE = "write a spec, or delete it"
@@ -150,7 +150,7 @@ def _tag_directives(path: str, text: str) -> list[Diagnostic]:
 
 def _parts(data: bytes) -> list[Part]:
     """The bytes cut before every line ``---``, which begins a document wherever it stands."""
-    if (b"\n---" not in data and b"\r---" not in data) or _DIRECTIVE.search(data):
+    if (b"\n---" not in data and (b"\r" not in data or b"\r---" not in data)) or _DIRECTIVE.search(data):
         return [Part(0, len(data))]
     starts = [match.start() for match in _SEPARATOR.finditer(data)]
     parts: list[Part] = []

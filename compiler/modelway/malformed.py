@@ -78,7 +78,7 @@ _CLOSING = ("did not find expected key", "did not find expected node content")
 
 
 def malformed(problem: str, before: str, char: str) -> tuple[str, str]:
-    """(message, hint) for a problem of libyaml at ``char`` ("" at a line's end), ``before`` it on its line."""
+    """(message, hint) for libyaml's problem at ``char`` ("" at a line's end), ``before`` it on its line."""
     if char == "\t" and (problem in _TABS or problem == _CANNOT_START):
         return "a tab stands where YAML wants spaces", "indent with spaces; most editors can convert tabs"
     if problem == _CANNOT_START:

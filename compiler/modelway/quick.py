@@ -9,6 +9,7 @@ same values.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 from modelway.scalars import WORDS, Problem, resolve
@@ -19,7 +20,8 @@ _MAX_BLOCKS, _MAX_BRACKETS = 60, 30  # together less than the depth that ``event
 # What may stand in a comment or in quotes; what ``characters`` forbids is left to it.
 _ANY = r"\0-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff"
 _QUOTED = rf"""(?:"[^"\\{_ANY}]*+"|'[^'{_ANY}]*+')"""
-_KEY = r"[A-Za-z_][A-Za-z0-9_./-]{0,200}+"
+_MAX_KEY = 200  # libyaml wants the ':' within 1024 characters
+_KEY = rf"[A-Za-z_][A-Za-z0-9_./-]{{,{_MAX_KEY}}}+"
 # Words with one space or one ':' between them: neither ': ' nor ' #' can arise.
 _WORD = r"""[!"$-9;-~]"""
 _PLAIN = rf"(?:[A-Za-z0-9_./~=<+(]|-(?=[A-Za-z0-9_.])){_WORD}*+(?:[ :]{_WORD}++)*+"
@@ -32,10 +34,14 @@ _LINE = re.compile(
     rf"|(.+)$)",  # anything else
     re.MULTILINE,
 )
+_FLOW_WORD = r"[A-Za-z0-9_./~+=@-]"
 _TOKEN = re.compile(
-    rf" *+(?:([\[{{])|([\]}}])|(,)|({_KEY}): ++"
-    rf"|({_QUOTED}|(?:[A-Za-z0-9_./~+]|-(?=[A-Za-z0-9_.]))[A-Za-z0-9_./~+=@-]*+(?!:))|(.))"
+    rf" *+(?:([\[{{])|([\]}}])|(,)|({_KEY}|{_QUOTED}): ++|({_QUOTED}"
+    rf"|(?:[A-Za-z0-9_./~+]|-(?=[A-Za-z0-9_.])){_FLOW_WORD}*+(?:[ :]{_FLOW_WORD}++)*+(?!:))|(.))"
 )
+_resolved = lru_cache(maxsize=1024)(resolve)  # the same few numbers stand everywhere
+_QUOTES = "\"'"
+_SPECIAL = frozenset("\"'[{-+.0123456789")  # with these begins what is not the text it reads as
 
 
 class _Unsure(Exception):
@@ -46,10 +52,12 @@ def read(data: bytes) -> list[Any] | None:
     """The documents (none or one) in valid UTF-8 that holds at most one; None when it is not certain."""
     if len(data) > MAX_BYTES:
         return None
+    explicit = data.startswith(b"---")
     try:
-        return _blocks(data.removeprefix(b"---\n").replace(b"\r\n", b"\n").decode())
+        found = _blocks(data.removeprefix(b"---\n").replace(b"\r\n", b"\n").decode())
     except _Unsure:
         return None
+    return found if found or not explicit else None  # an empty document has a place
 
 
 def _blocks(text: str) -> list[Any]:
@@ -57,60 +65,64 @@ def _blocks(text: str) -> list[Any]:
     top: Any = root  # the innermost open collection
     at = 0  # its indentation
     above: list[tuple[Any, int]] = []  # the collections around it
-    waiting: str | None = None  # a key of ``top`` with nothing behind it: what follows decides
+    waiting: str | None = None  # a key of ``top`` with nothing behind it: the next line decides
     for indentation, dash, key, value, other in _LINE.findall(text):
-        if not (key or dash):
-            if value or other:
-                raise _Unsure
-            continue
-        column = len(indentation)
-        if waiting is not None:
-            if column > at or (dash and column == at):
+        if dash or not key or waiting is not None or len(indentation) != at or top.__class__ is list:
+            if not (key or dash):
+                if value or other:
+                    raise _Unsure
+                continue
+            column = len(indentation)
+            if waiting is not None or column != at or not dash or top.__class__ is not list:
+                top, at = _collection(top, at, above, waiting, column, bool(dash))
+                waiting = None
+            if dash and key:
                 above.append((top, at))
-                top[waiting] = top = [] if dash else {}
-                at = column
-            else:
-                top[waiting] = None
-            waiting = None
-        while column < at or (column == at and not dash and top.__class__ is list):
-            if not above:
-                raise _Unsure
-            top, at = above.pop()
-        if column != at or (top.__class__ is list) is not bool(dash) or len(above) > _MAX_BLOCKS:
+                top.append({})
+                top, at = top[-1], at + 2
+        if (key and (key in top or key in WORDS)) or not (key or value):
             raise _Unsure
-        if dash and key:
-            above.append((top, at))
-            inner: dict[str, Any] = {}
-            top.append(inner)
-            top, at = inner, column + 2
+        if not value:
+            waiting = key
+            continue
+        if value[0] in _SPECIAL or value in WORDS:
+            value = _value(value)
         if key:
-            if key in top or key in WORDS:
-                raise _Unsure
-            if value:
-                top[key] = _value(value)
-            else:
-                waiting = key
-        elif value:
-            top.append(_value(value))
+            top[key] = value
         else:
-            raise _Unsure
+            top.append(value)
     if waiting is not None:
         top[waiting] = None
     return [root] if root else []
 
 
+def _collection(
+    top: Any, at: int, above: list[tuple[Any, int]], waiting: str | None, column: int, dash: bool
+) -> tuple[Any, int]:
+    """The collection that a line at ``column`` belongs to, and its indentation."""
+    if waiting is not None:
+        top[waiting] = None
+        if column > at or (dash and column == at):
+            above.append((top, at))
+            top[waiting] = top = [] if dash else {}
+            at = column
+    while above and (column < at or (column == at and not dash and top.__class__ is list)):
+        top, at = above.pop()
+    if column != at or (top.__class__ is list) is not dash or len(above) > _MAX_BLOCKS:
+        raise _Unsure
+    return top, at
+
+
 def _value(text: str) -> Any:
     first = text[0]
-    if first in "\"'":
+    if first in _QUOTES:
         return text[1:-1]
     if first in "[{":
         return _brackets(text)
-    if first in "-+.0123456789" or text in WORDS:
-        value = resolve(text)
-        if value.__class__ is Problem:
-            raise _Unsure
-        return value
-    return text
+    value = _resolved(text) if len(text) < 40 else resolve(text)
+    if value.__class__ is Problem:
+        raise _Unsure
+    return value
 
 
 def _brackets(text: str) -> Any:
@@ -133,8 +145,10 @@ def _brackets(text: str) -> Any:
             if opening:
                 around.append(top)
                 top = value
-        elif name and due and key is None and top.__class__ is dict and name not in top and name not in WORDS:
-            key = name
+        elif name and due and key is None and top.__class__ is dict:
+            key = name[1:-1] if name[0] in _QUOTES else name
+            if key in top or name in WORDS or len(name) > _MAX_KEY:
+                raise _Unsure
         elif comma and not due:
             due = True
         elif (

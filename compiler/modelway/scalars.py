@@ -69,6 +69,7 @@ _DATE = re.compile(
            (?:[ \t]*(?:Z|[-+][0-9]{1,2}(?::?[0-9]{2})?))?)?""",
     re.VERBOSE,
 )
+_NUMERIC = re.compile(r"[-+.:_0-9a-fA-FxXoOtTzZ \t]+")  # all characters of the patterns above and below
 # What is a number to one reader and text, or another number, to the next; the first that fits words it.
 _CONTESTED = [
     (re.compile(r"[-+]?0(?:[oO][0-7_]+|[0-7_]+)"), "an octal number"),
@@ -99,6 +100,8 @@ def resolve(text: str) -> Scalar | Problem:
 def _refused(text: str) -> Problem | None:
     if _NOT_FINITE.fullmatch(text):
         return _infinite(text)
+    if not _NUMERIC.fullmatch(text):
+        return None
     quoted = f'quote it: "{shown(text, 40)}"'
     if _DATE.fullmatch(text):
         return Problem("MW016", f"{shown(text)} is a date to some readers of YAML and text to others", quoted)

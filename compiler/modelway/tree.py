@@ -291,10 +291,10 @@ def _survey(folder: int, root: Path, wanted: _Wanted) -> _Survey:
     _walk(folder, f"{root}/", "", wanted, survey)
     for path in (*survey.different, *survey.unknown):
         if index := _INDEX_PATH.fullmatch(path):
-            with _named(root, path):
+            with suppress(FileNotFoundError), _named(root, path):
                 data = _read(folder, path, _LARGEST_INDEX + 1)
-            if len(data) <= _LARGEST_INDEX:
-                survey.owned.update(_read_index(data, index[1]))
+                if len(data) <= _LARGEST_INDEX:
+                    survey.owned.update(_read_index(data, index[1]))
     return survey
 
 
@@ -422,12 +422,11 @@ def _locked(root: Path) -> Iterator[int]:
 
 @contextmanager
 def _named(root: Path, path: str = "") -> Iterator[None]:
-    """An OSError says which file it is about: without this, the last segment only, or nothing."""
+    """An OSError says which file it is about: without this, its last segment only, or nothing."""
     try:
         yield
     except OSError as error:
-        error.filename, error.filename2 = str(root / path), None
-        raise
+        raise OSError(error.errno, error.strerror, str(root / path)) from error
 
 
 class _Writer:

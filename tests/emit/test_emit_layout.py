@@ -10,10 +10,10 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from emit_readers import READERS, same
 
 from modelway import emit as module
 from modelway.emit import emit
+from tests.emit.emit_readers import READERS, same
 
 MANIFEST: dict[str, Any] = {
     "spec": {
@@ -23,10 +23,18 @@ MANIFEST: dict[str, Any] = {
                 "containers": [
                     {
                         "ports": [{"containerPort": 8080, "name": "http"}],
-                        "args": ["--model=/models/ranker", "-v", "5", ["nested", ["deeper"], {"b": 1, "a": [2]}]],
+                        "args": [
+                            "--model=/models/ranker",
+                            "-v",
+                            "5",
+                            ["nested", ["deeper"], {"b": 1, "a": [2]}],
+                        ],
                         "image": "registry.example/server:v1",
                         "name": "server",
-                        "securityContext": {"runAsNonRoot": True, "capabilities": {"drop": ["ALL"], "add": []}},
+                        "securityContext": {
+                            "runAsNonRoot": True,
+                            "capabilities": {"drop": ["ALL"], "add": []},
+                        },
                     }
                 ],
             }
@@ -34,7 +42,11 @@ MANIFEST: dict[str, Any] = {
         "paused": False,
         "note": None,
     },
-    "metadata": {"labels": {"version": "1.10", "app": "ranker"}, "name": "ranker", "namespace": "search-prod"},
+    "metadata": {
+        "labels": {"version": "1.10", "app": "ranker"},
+        "name": "ranker",
+        "namespace": "search-prod",
+    },
     "kind": "Deployment",
     "apiVersion": "apps/v1",
     "data": {"script": "set -e\n\necho ok\n", "empty": ""},
@@ -91,6 +103,10 @@ class Kind(enum.StrEnum):
     CANARY = "canary"
 
 
+class Level(enum.IntEnum):
+    ONE = 1
+
+
 def test_a_whole_manifest() -> None:
     assert emit(MANIFEST).decode() == TEXT
     assert emit(MANIFEST).decode() == TEXT  # and again, from the caches
@@ -104,8 +120,23 @@ def test_empty() -> None:
 
 
 def test_order_is_by_code_point_after_the_first_four() -> None:
-    keys = ["é", "b", "B", "a-b", "a", "_", "name", "metadata", "kind", "apiVersion", "10", "9", "\U0001f600", "\uffee"]
-    text = emit({key: 1 for key in keys}).decode()
+    keys = [
+        "é",
+        "b",
+        "B",
+        "a-b",
+        "a",
+        "_",
+        "name",
+        "metadata",
+        "kind",
+        "apiVersion",
+        "10",
+        "9",
+        "\U0001f600",
+        "\uffee",
+    ]
+    text = emit(dict.fromkeys(keys, 1)).decode()
     assert text.replace('"', "").split(": 1\n")[:-1] == [
         *("apiVersion", "kind", "metadata", "name"),
         *("10", "9", "B", "_", "a", "a-b", "b", "é", "\uffee", "\U0001f600"),
@@ -146,7 +177,7 @@ def test_numbers(number: Any, text: str) -> None:
 
 
 def test_values_of_kindred_types() -> None:
-    value = OrderedDict({"b": MappingProxyType({Kind.CANARY: Kind.CANARY}), "a": (enum.IntEnum("N", "ONE").ONE, [()])})
+    value = OrderedDict({"b": MappingProxyType({Kind.CANARY: Kind.CANARY}), "a": (Level.ONE, [()])})
     assert emit(value) == b"a:\n- 1\n- - []\nb:\n  canary: canary\n"
 
 

@@ -6,14 +6,15 @@ import random
 from typing import Any
 
 import yaml
-from emit_readers import AWKWARD, READERS, go_takes_for_a_string, same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelway.emit import emit
+from tests.emit.emit_readers import AWKWARD, READERS, go_takes_for_a_string, same
 
 # Letters of which numbers, dates, booleans, indicators and breaks are made, so that chance finds them.
-HAZARDS = "0123456789abcdefxopXEeTZ_.+-:~=<>yYnNoOsSfFuUlLiI #&*!|%@`'\"{}[],?\\$()/\n\t\r\u0085\u2028\ufeff\0é\u00a0☃"
+HAZARDS = "0123456789abcdefxopXEeTZ_.+-:~=<>yYnNoOsSfFuUlLiI #&*!|%@`'\"{}[],?\\$()/"
+HAZARDS += "\n\t\r\u0085\u2028\ufeff\0é\u00a0☃"
 
 strings = st.one_of(
     st.sampled_from(AWKWARD),
@@ -34,7 +35,9 @@ values = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(strings, inner, max_size=4)),
     max_leaves=12,
 )
-objects = st.dictionaries(st.one_of(strings, st.sampled_from(["apiVersion", "kind", "metadata", "name"])), values, max_size=5)
+objects = st.dictionaries(
+    st.one_of(strings, st.sampled_from(["apiVersion", "kind", "metadata", "name"])), values, max_size=5
+)
 quick = settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -51,7 +54,8 @@ def test_emit_then_load_is_the_identity(value: dict[str, Any]) -> None:
 def test_the_text_is_canonical(value: dict[str, Any]) -> None:
     data = emit(value)
     text = data.decode()
-    assert data.endswith(b"\n") and not data.endswith(b"\n\n")
+    assert data.endswith(b"\n")
+    assert not data.endswith(b"\n\n")
     assert not any(c in text for c in "\r\u0085\u2028\u2029\ufeff\0")
     lines = text.split("\n")
     assert not any(line.endswith((" ", "\t")) or line.startswith(("---", "...", "\t")) for line in lines)
@@ -60,7 +64,11 @@ def test_the_text_is_canonical(value: dict[str, Any]) -> None:
     assert not any(getattr(event, "anchor", None) or getattr(event, "tag", None) for event in events)
     assert not any(getattr(event, "style", None) == ">" for event in events)
     for event in events:
-        if isinstance(event, yaml.ScalarEvent) and not event.style and event.value not in {"true", "false", "null"}:
+        if (
+            isinstance(event, yaml.ScalarEvent)
+            and not event.style
+            and event.value not in {"true", "false", "null"}
+        ):
             assert go_takes_for_a_string(event.value) or _is_number(event.value)
 
 
@@ -81,7 +89,8 @@ def test_a_bare_string_is_a_string_in_go(text: str) -> None:
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_floats_are_the_same_float(number: float) -> None:
     text = emit({"a": number}).decode().removeprefix("a: ").strip()
-    assert "." in text and repr(float(text)) == repr(number)
+    assert "." in text
+    assert repr(float(text)) == repr(number)
 
 
 def _is_number(text: str) -> bool:

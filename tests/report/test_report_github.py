@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 import pytest
-import tests.report.report_helpers as report_helpers as helpers
+import tests.report.report_helpers as helpers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.report.report_helpers import PATH, at, found, many

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 
-import tests.report.report_helpers as report_helpers as helpers
+import tests.report.report_helpers as helpers
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.report.report_helpers import PATH, at, found, many

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tests.report.report_helpers as report_helpers as helpers
+import tests.report.report_helpers as helpers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft4Validator

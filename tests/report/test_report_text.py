@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 
 import pytest
-import tests.report.report_helpers as report_helpers as helpers
+import tests.report.report_helpers as helpers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.report.report_helpers import PATH, at, cells, found, many

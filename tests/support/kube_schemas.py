@@ -64,7 +64,13 @@ def _built_in(api_version: str, kind: str, kubernetes: str) -> jsonschema_rs.Dra
     group, _, version = api_version.rpartition("/")
     short = group.split(".")[0]
     name = "-".join(part for part in (kind.lower(), short, version) if part)
-    return jsonschema_rs.validator_for(_read_json(folder / f"{name}.json"), base_uri=(folder / "x.json").as_uri())
+    return jsonschema_rs.Draft202012Validator(_read_json(folder / f"{name}.json"), registry=_definitions(folder))
+
+
+@cache
+def _definitions(folder: Path) -> jsonschema_rs.Registry:
+    definitions = _read_json(folder / "_definitions.json")
+    return jsonschema_rs.Registry([(definitions["$id"], definitions)])
 
 
 def _read_json(path: Path) -> Json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
@@ -12,6 +13,9 @@ LOOKBACK = 5 * MINUTE  # a sample answers instant queries for so long
 
 # What happens to a series for a time: a rate (of a counter), a value (of a gauge), or no samples.
 Phase = tuple[int, float | None]
+
+# An expression, when it is asked, and its answer: series with their values.
+Query = tuple[str, int, Sequence[tuple[str, float]]]
 
 _UNITS = {"ms": 1, "s": 1000, "m": MINUTE, "h": HOUR, "d": DAY}
 _MATCHER = re.compile(r'(\w+)(=~|=)"((?:[^"\\]|\\.)*)"')
@@ -61,7 +65,7 @@ def _values(step: int, phases: Iterable[Phase], *, rising: bool) -> str:
 
 def _number(value: float) -> str:
     """promtool reads no exponents."""
-    return f"{value:.15f}".rstrip("0").rstrip(".") if value % 1 else f"{value:.0f}"
+    return f"{Decimal(f'{value:.12g}'):f}"
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class Scenario:
     series: Mapping[str, str]
     at: int
     firing: Mapping[str, Sequence[Mapping[str, str]]]
-    samples: Sequence[tuple[str, int, Sequence[tuple[str, float]]]] = field(default=())
+    samples: Sequence[Query] = field(default=())
 
     def test(self) -> dict[str, Any]:
         """One entry of ``tests`` in a file for ``promtool test rules``."""

@@ -3,7 +3,8 @@
     python killed_writes.py OUT {old,new,nothing} {new,nothing} ENVIRONMENTS [EARLIER]
 
 makes OUT/<k>, a folder as a `write` left it that was killed by SIGKILL before its k-th change, for every
-k and for the first k that is one too many, and prints the last k. The folder to start with is as the first set of files gives it, or EARLIER/<k>.
+k and for the first k that is one too many, and prints the last k. The folder to start with is as the
+first set of files gives it, or EARLIER/<k>.
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ from modelway import tree
 from modelway.tree import (
     Busy,
     Comparison,
-    ForeignFiles,
     GeneratedFile,
     Written,
     compare,
@@ -59,18 +58,18 @@ def root(tmp_path: Path) -> Path:
 def test_the_index() -> None:
     made = files(prod__search__b__service="é", prod__search__a__rollout="x", dev__platform__namespace="")
     found = index_files([*made, GeneratedFile("prod/search/q.yaml", b"", 'a "quoted" é')])
-    digest = {text: hashlib.sha256(text.encode()).hexdigest() for text in ("é", "x", "")}
+    accent, x, empty = (f"sha256:{hashlib.sha256(text.encode()).hexdigest()}" for text in ("é", "x", ""))
     assert found == {
         ".index/dev/_platform.json": (
             '{\n  "files": {\n'
-            f'    "dev/_platform/namespace.yaml": {{"digest": "sha256:{digest[""]}", "spec": "Model _platform"}}\n'
+            f'    "dev/_platform/namespace.yaml": {{"digest": "{empty}", "spec": "Model _platform"}}\n'
             "  }\n}\n"
         ).encode(),
         ".index/prod/search.json": (
             '{\n  "files": {\n'
-            f'    "prod/search/a/rollout.yaml": {{"digest": "sha256:{digest["x"]}", "spec": "Model search/a"}},\n'
-            f'    "prod/search/b/service.yaml": {{"digest": "sha256:{digest["é"]}", "spec": "Model search/b"}},\n'
-            f'    "prod/search/q.yaml": {{"digest": "sha256:{digest[""]}", "spec": "a \\"quoted\\" \\u00e9"}}\n'
+            f'    "prod/search/a/rollout.yaml": {{"digest": "{x}", "spec": "Model search/a"}},\n'
+            f'    "prod/search/b/service.yaml": {{"digest": "{accent}", "spec": "Model search/b"}},\n'
+            f'    "prod/search/q.yaml": {{"digest": "{empty}", "spec": "a \\"quoted\\" \\u00e9"}}\n'
             "  }\n}\n"
         ).encode(),
     }
@@ -79,21 +78,19 @@ def test_the_index() -> None:
 
 
 def test_the_order_of_the_files_changes_nothing(tmp_path: Path) -> None:
-    assert list(index_files(NEW).items()) == list(index_files(NEW[::-1]).items()) or (
-        index_files(NEW) == index_files(NEW[::-1])
-    )
+    assert index_files(NEW) == index_files(NEW[::-1])
     write(tmp_path / "a", NEW, environments=ALL)
     write(tmp_path / "b", NEW[::-1], environments=ALL)
     assert snapshot(tmp_path / "a") == snapshot(tmp_path / "b")
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["/etc/passwd", "/prod/search/x", "../prod/search/x", "prod/../search/x", "prod/search/..", "prod//search/x"]
-    + ["", ".", "x", "prod/x.yaml", "prod/search/", "./prod/search/x", "prod/./search/x", ".index/prod/search.json"]
-    + ["prod/search/.modelway-tmp-1", "prod/.git/config", "prod/search/a\0b", "prod/search/a\nb", "prod/search/x\n"]
-    + ["prod\\search\\x", "prod/search/a\\b", "prod/search/\ud800", "prod/search/\x7f"],
-)
+@pytest.mark.parametrize("path", [
+    "/etc/passwd", "/prod/search/x", "../prod/search/x", "prod/../search/x", "prod/search/..",
+    "prod//search/x", "", ".", "x", "prod/x.yaml", "prod/search/", "./prod/search/x", "prod/./search/x",
+    ".index/prod/search.json", "prod/search/.modelway-tmp-1", "prod/.git/config", "prod/search/a\0b",
+    "prod/search/a\nb", "prod/search/x\n", "prod\\search\\x", "prod/search/a\\b", "prod/search/\ud800",
+    "prod/search/\x7f",
+])  # fmt: skip
 def test_a_path_that_is_no_path_of_a_generated_file(path: str) -> None:
     with pytest.raises(ValueError, match="not a path of a generated file"):
         GeneratedFile(path, b"", "")
@@ -103,7 +100,9 @@ def test_two_files_in_one_place(tmp_path: Path) -> None:
     twice = [*NEW, NEW[2]]
     within = [*NEW, GeneratedFile("prod/search/ranker/rollout.yaml/x.yaml", b"", "")]
     for use in (compare, write):
-        with pytest.raises(ValueError, match="two generated files have the path prod/search/reranker/rollout"):
+        with pytest.raises(
+            ValueError, match="two generated files have the path prod/search/reranker/rollout"
+        ):
             use(tmp_path, twice, environments=ALL)
         with pytest.raises(ValueError, match=r"prod/search/ranker/rollout.yaml is also a folder"):
             use(tmp_path, within, environments=ALL)
@@ -127,11 +126,19 @@ def test_what_differs(root: Path) -> None:
     found = check(root, NEW)
     assert found.stale == (
         *(".index/prod/_platform.json", ".index/prod/search.json", ".index/staging/search.json"),
-        *("prod/_platform/namespace.yaml", "prod/search/ranker/rollout.yaml", "staging/search/ranker/rollout.yaml"),
+        *(
+            "prod/_platform/namespace.yaml",
+            "prod/search/ranker/rollout.yaml",
+            "staging/search/ranker/rollout.yaml",
+        ),
     )
     assert found.missing == (
         *(".index/dev/search.json", ".index/prod/vision.json", "dev/search/ranker/rollout.yaml"),
-        *("prod/search/reranker/rollout.yaml", "prod/vision/vgg/rollout.yaml", "staging/search/ranker/service.yaml"),
+        *(
+            "prod/search/reranker/rollout.yaml",
+            "prod/vision/vgg/rollout.yaml",
+            "staging/search/ranker/service.yaml",
+        ),
     )
     assert found.extra == (
         *(".index/local/search.json", ".index/prod/recommendation.json", "local/search/ranker/settings.yaml"),
@@ -228,7 +235,10 @@ def test_what_a_killed_compile_left_behind(root: Path) -> None:
         (root / path).write_text("half")
     (root / "prod/vision/vgg").mkdir(parents=True)
     assert check(root, OLD) == Comparison(extra=tuple(sorted(left)))
-    assert check(root, OLD, PROD).extra == (".index/prod/.modelway-tmp-4567", "prod/search/ranker/.modelway-tmp-0123")
+    assert check(root, OLD, PROD).extra == (
+        ".index/prod/.modelway-tmp-4567",
+        "prod/search/ranker/.modelway-tmp-0123",
+    )
     assert write(root, OLD, environments=ALL).removed == 3
     assert snapshot(root) == wanted(OLD)
 
@@ -245,7 +255,9 @@ def test_modes(tmp_path: Path, umask: int) -> None:
 
 
 generated_trees = st.dictionaries(
-    st.tuples(st.sampled_from(["prod", "dev"]), st.sampled_from(["a", "b", "_platform"]), st.sampled_from("xyz")),
+    st.tuples(
+        st.sampled_from(["prod", "dev"]), st.sampled_from(["a", "b", "_platform"]), st.sampled_from("xyz")
+    ),
     st.sampled_from([b"", b"1", b"2", b"22"]),
     max_size=8,
 ).map(lambda tree: [GeneratedFile("/".join(path), data, f"Model {path[1]}") for path, data in tree.items()])
@@ -265,7 +277,9 @@ def test_whatever_was_there_the_folder_becomes_what_is_wanted(
         found = check(root, generated, only)
         assert set(found.missing) == new.keys() - expected.keys()
         assert set(found.extra) == expected.keys() - kept.keys() - new.keys()
-        assert set(found.stale) == {path for path in new.keys() & expected.keys() if new[path] != expected[path]}
+        assert set(found.stale) == {
+            path for path in new.keys() & expected.keys() if new[path] != expected[path]
+        }
         assert not found.foreign
         write(root, generated, environments=only)
         expected = kept | new
@@ -296,8 +310,9 @@ def test_another_compile_is_writing(root: Path) -> None:
 
 
 def _in_another_process(root: Path) -> str:
-    code = "import pathlib, sys; from modelway.tree import *\ntry: write(pathlib.Path(sys.argv[1]), [], environments=None)"
-    code += "\nexcept Busy: print('Busy', end='')"
+    code = "import pathlib, sys; from modelway.tree import *\n"
+    code += "try: write(pathlib.Path(sys.argv[1]), [], environments=None)\n"
+    code += "except Busy: print('Busy', end='')\n"
     env = {**os.environ, "PYTHONPATH": str(Path(tree.__file__).parents[1])}
     return subprocess.run(
         [sys.executable, "-c", code, str(root)], capture_output=True, text=True, check=True, env=env
@@ -337,7 +352,7 @@ def test_reading_while_another_writes(tmp_path: Path) -> None:
     writer.start()
     try:
         for _ in range(150):
-            assert not check(tmp_path, NEW).foreign or True
+            check(tmp_path, NEW)
     finally:
         stop.set()
         writer.join()

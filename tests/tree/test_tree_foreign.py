@@ -18,7 +18,12 @@ from tests.tree.trees import NEW, OLD, files, snapshot, wanted
 def outside(tmp_path: Path) -> Path:
     """A folder beside the output folder that looks like a part of it."""
     folder = tmp_path / "outside"
-    for path in ("ranker/rollout.yaml", "search/ranker/rollout.yaml", "prod/search/ranker/rollout.yaml", "rollout.yaml"):
+    for path in (
+        "ranker/rollout.yaml",
+        "search/ranker/rollout.yaml",
+        "prod/search/ranker/rollout.yaml",
+        "rollout.yaml",
+    ):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text("precious")
     (folder / "empty").mkdir()
@@ -43,12 +48,12 @@ def refused(root: Path, generated: list[GeneratedFile], *foreign: str) -> None:
     assert snapshot(root.parent) == before
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["README.md", ".gitkeep", "prod/notes.txt", "prod/search/ranker/by-hand.yaml", "prod/search/encoder/by-hand.yaml"]
-    + ["old/thing/x.yaml", ".index/README.md", ".index/prod.json", ".index/prod/search.yaml", ".index/prod/a/b.json"]
-    + [".index/.hidden/x.json", "prod/search/vision/x.yaml~", "a b\t\x1b[31m.yaml", ".modelway-tmp/x", ".git/config"],
-)
+@pytest.mark.parametrize("path", [
+    "README.md", ".gitkeep", "prod/notes.txt", "prod/search/ranker/by-hand.yaml",
+    "prod/search/encoder/by-hand.yaml", "old/thing/x.yaml", ".index/README.md", ".index/prod.json",
+    ".index/prod/search.yaml", ".index/prod/a/b.json", ".index/.hidden/x.json", "prod/search/vision/x.yaml~",
+    "a b\t\x1b[31m.yaml", ".modelway-tmp/x", ".git/config",
+])  # fmt: skip
 def test_a_file_of_somebody_else(root: Path, path: str) -> None:
     (root / path).parent.mkdir(parents=True, exist_ok=True)
     (root / path).write_text("mine")
@@ -123,7 +128,9 @@ def special(path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket"])
-@pytest.mark.parametrize("path", ["prod/x", "prod/search/ranker/rollout.yaml", "prod/search/new/rollout.yaml"])
+@pytest.mark.parametrize(
+    "path", ["prod/x", "prod/search/ranker/rollout.yaml", "prod/search/new/rollout.yaml"]
+)
 def test_what_is_no_file(root: Path, path: str, kind: str) -> None:
     (root / path).unlink(missing_ok=True)
     special(root / path, kind)
@@ -188,7 +195,9 @@ def test_a_link_above_the_output_folder_is_the_users_business(tmp_path: Path) ->
     assert compare(tmp_path / "link/generated", NEW, environments=None).clean
 
 
-@pytest.mark.parametrize("folder", ["prod", "prod/search", "prod/search/ranker", ".index", ".index/prod", "staging"])
+@pytest.mark.parametrize(
+    "folder", ["prod", "prod/search", "prod/search/ranker", ".index", ".index/prod", "staging"]
+)
 def test_a_link_that_appears_after_looking(root: Path, outside: Path, folder: str) -> None:
     """Whoever swaps a folder for a link between the comparison and the writing gains nothing."""
     before = snapshot(outside)
@@ -217,13 +226,13 @@ def add_to_index(root: Path, owner: str, *paths: str) -> None:
     index.write_text(json.dumps(document))
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["../outside/rollout.yaml", "prod/search/../../../outside/rollout.yaml", "prod/search/../../by-hand.yaml"]
-    + ["{outside}/rollout.yaml", "/{outside}/rollout.yaml", "by-hand.yaml", "./by-hand.yaml", "prod/by-hand.yaml"]
-    + ["staging/search/by-hand.yaml", "prod/vision/by-hand.yaml", "prod//search/by-hand.yaml", ".index/prod/x.txt"]
-    + ["prod/search", "prod/search/", "prod", "", ".", "..", "/", "prod/search/\0", "prod/search/\ud800", ".", "\\"],
-)
+@pytest.mark.parametrize("path", [
+    "../outside/rollout.yaml", "prod/search/../../../outside/rollout.yaml", "prod/search/../../by-hand.yaml",
+    "{outside}/rollout.yaml", "/{outside}/rollout.yaml", "by-hand.yaml", "./by-hand.yaml",
+    "prod/by-hand.yaml", "staging/search/by-hand.yaml", "prod/vision/by-hand.yaml",
+    "prod//search/by-hand.yaml", ".index/prod/x.txt", "prod/search", "prod/search/", "prod", "", ".", "..",
+    "/", "prod/search/\0", "prod/search/\ud800", "\\",
+])  # fmt: skip
 def test_an_index_owns_nothing_elsewhere(root: Path, outside: Path, path: str) -> None:
     by_hand = ["by-hand.yaml", "prod/by-hand.yaml", "staging/search/by-hand.yaml", "prod/vision/by-hand.yaml"]
     by_hand += [".index/prod/x.txt"]
@@ -256,7 +265,7 @@ BROKEN: dict[str, Callable[[bytes], bytes]] = {
     "cut off": lambda data: data[: len(data) // 2],
     "not JSON": lambda data: b"{not json",
     "NUL": lambda data: b"\0" * 1000,
-    "not UTF-8": lambda data: b"\xff\xfe\xff" + data,
+    "not UTF-8": lambda data: b"\xff\xfe" + data.replace(b"prod", b"pr\xf6d"),
     "deep": lambda data: b"[" * 200_000,
     "deep lines": lambda data: b'    "a": ' + b'{"b":' * 100_000 + b"}\n",
     "a long number": lambda data: b"1" * 10_000,
@@ -302,7 +311,9 @@ def test_an_index_with_the_marks_of_a_merge_conflict(root: Path) -> None:
     (root / ".index/prod/search.json").write_bytes(marked)
     (root / "prod/search/reranker").mkdir()
     (root / "prod/search/reranker/rollout.yaml").write_text("of the other branch")
-    (root / "prod/search/ranker/rollout.yaml").write_text("<<<<<<< HEAD\nranker 1\n=======\nranker 2\n>>>>>>> other\n")
+    (root / "prod/search/ranker/rollout.yaml").write_text(
+        "<<<<<<< HEAD\nranker 1\n=======\nranker 2\n>>>>>>> other\n"
+    )
     for generated in (NEW, OLD):
         assert compare(root, generated, environments=None).foreign == ()
     write(root, NEW, environments=None)

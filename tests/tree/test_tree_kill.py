@@ -1,4 +1,4 @@
-"""A compile is killed, or the disk fills or refuses, at any moment: `compare` says so, a second one repairs."""
+"""A compile is killed, or the disk refuses, at any moment: `compare` says so, a second compile repairs."""
 
 from __future__ import annotations
 
@@ -103,7 +103,9 @@ with test.small_files(20_000):
 def test_killed_while_a_file_is_half_written(tmp_path: Path) -> None:
     write(tmp_path, OLD, environments=None)
     python("-c", DIE_HALF_WAY, str(tmp_path), status=-signal.SIGXFSZ)
-    half = [path for path, data in snapshot(tmp_path).items() if tree.TEMPORARY in path and len(data) == 20_000]
+    half = [
+        path for path, data in snapshot(tmp_path).items() if tree.TEMPORARY in path and len(data) == 20_000
+    ]
     found = compare(tmp_path, [*NEW, BIG], environments=None)
     assert half
     assert set(half) <= set(found.extra)
@@ -122,7 +124,7 @@ def test_a_file_that_is_too_large(tmp_path: Path) -> None:
 
 
 def repaired(root: Path, generated: list[GeneratedFile]) -> None:
-    """After an error no temporary file is left, nothing is foreign, and the next compile completes the work."""
+    """After an error no temporary file is left, nothing is foreign, a second compile repairs."""
     assert not any(tree.TEMPORARY in path for path in snapshot(root))
     found = compare(root, generated, environments=None)
     assert not found.clean
@@ -175,7 +177,9 @@ def unwritable(folder: Path) -> Iterator[None]:
         subprocess.run([chattr, "-i", folder], check=True)
 
 
-@pytest.mark.parametrize("where", [".", ".index", "prod", "prod/search/ranker", "prod/search/encoder", "staging/search"])
+@pytest.mark.parametrize(
+    "where", [".", ".index", "prod", "prod/search/ranker", "prod/search/encoder", "staging/search"]
+)
 def test_an_unwritable_folder(tmp_path: Path, where: str) -> None:
     write(tmp_path, OLD, environments=None)
     generated = [*NEW, *files(staging__search__encoder__rollout="encoder")]
