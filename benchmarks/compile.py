@@ -140,13 +140,17 @@ class Bench:
         return self._program([sys.executable, "-c", RUN, *arguments], folder)
 
     def _program(self, command: Sequence[str], folder: Path | None = None) -> Program:
-        return Program(command, folder or self.folder, self.folder / "output", environment())
+        return Program(command, folder or self.folder, self.folder / "output", environment(self.folder))
 
 
-def environment() -> dict[str, str]:
-    """That of this process, with a PYTHONPATH that holds in other folders, too."""
-    found = dict(os.environ)
-    if paths := found.get("PYTHONPATH"):
+def environment(folder: Path) -> dict[str, str]:
+    """That of this process, but every interpreter behaves as installed: it keeps its bytecode, in ``folder``.
+
+    Of what steers Python only PYTHONPATH stays, so that it holds in other folders, too.
+    """
+    found = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    found["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
+    if paths := os.environ.get("PYTHONPATH"):
         found["PYTHONPATH"] = os.pathsep.join(str(Path(path).absolute()) for path in paths.split(os.pathsep))
     return found
 
@@ -154,9 +158,8 @@ def environment() -> dict[str, str]:
 def modelway_version(folder: Path) -> str:
     """Raises FailedError unless this interpreter runs modelway in another folder."""
     command = [sys.executable, "-c", RUN, "--version"]
-    answer = subprocess.run(
-        command, cwd=folder, env=environment(), capture_output=True, text=True, check=False
-    )
+    settings = environment(folder)
+    answer = subprocess.run(command, cwd=folder, env=settings, capture_output=True, text=True, check=False)
     if answer.returncode:
         said = answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"]
         raise FailedError(f"{sys.executable} cannot run modelway: {said[-1]}\nInstall it: pip install -e .")

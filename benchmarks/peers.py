@@ -96,9 +96,8 @@ PEERS = (
 
 def find(folder: Path | None) -> tuple[list[Installed], list[Peer]]:
     """The peers that are installed, and those that are not."""
-    pythons = [sys.executable]
-    if folder is not None:
-        pythons += sorted(str(path) for path in [*folder.glob("bin/python"), *folder.glob("*/bin/python")])
+    below = [] if folder is None else [*folder.glob("bin/python"), *folder.glob("*/bin/python")]
+    pythons = [*map(str, sorted(below)), sys.executable]
     installed, missing = [], []
     where = {package: _interpreter(package, pythons) for package in sorted({p.package for p in PEERS})}
     for peer in PEERS:

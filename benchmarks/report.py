@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from results import CASES, CHECK, Results, Verdict, verdicts
@@ -53,11 +55,14 @@ def data(results: Results, head: dict[str, Any]) -> dict[str, Any]:
 def text(results: Results, head: dict[str, Any]) -> Iterator[str]:
     """The results as lines."""
     where, work = head["machine"], results.workload
-    kinds = ", ".join(f"{work['kinds'].count(kind)} {kind}" for kind in sorted(set(work["kinds"])))
+    counts = Counter(work["kinds"])
+    kinds = ", ".join(kind if count == 1 else f"{count} {kind}s" for kind, count in counts.items())
     yield f"modelway {head['modelway']}, Python {where['python']}, {where['date']}"
     yield f"{where['processor']}, {where['cores']} cores, {where['system']}, load {where['load']} before"
-    yield f"N models with an alert each: {work['spec_lines']} lines of specs become {work['objects']} objects"
-    yield f"of {work['kb']} KB, {work['lines']} lines: {kinds}"
+    become = f"{work['objects']} objects of {work['kb']} KB, {work['lines']} lines: {kinds}."
+    yield from wrap(
+        f"A model with its alert is {work['spec_lines']} lines of specs that become {become}", 100
+    )
     yield f"Whole processes, medians of {head['runs']}; CPU of the process tree, MB of its largest process"
     yield ""
     yield from _table(results)

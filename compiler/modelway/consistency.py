@@ -30,8 +30,23 @@ def check_place(place: Place, found: Catalog) -> list[Diagnostic]:
     return [problem for one in CHECKS for problem in one(place, found)]
 
 
-def check_namespaces(found: Catalog) -> Iterator[Diagnostic]:
-    """Team ``a-b`` in ``c`` and team ``a`` in ``b-c`` would share the namespace ``a-b-c``."""
+def check_names(found: Catalog) -> Iterator[Diagnostic]:
+    """Names with an environment at their end: ``a-b`` in ``c`` and ``a`` in ``b-c`` are both ``a-b-c``."""
+    yield from _namespaces(found)
+    first: dict[str, tuple[str, str]] = {}
+    for resource in found.of("Resource"):
+        for environment in found.of("Environment"):
+            other = first.setdefault(f"{resource}-{environment}", (resource, environment))
+            if other != (resource, environment):
+                text = (
+                    f'resource "{resource}" in "{environment}" and "{other[0]}" in "{other[1]}" '
+                    f'share the PriorityClass "{resource}-{environment}"'
+                )
+                span = found.documents["Resource", resource].span(("metadata", "name"))
+                yield diagnostic("MW205", span, text, "rename a resource or an environment")
+
+
+def _namespaces(found: Catalog) -> Iterator[Diagnostic]:
     teams = {
         key.partition("/")[0]: found.documents[kind, key]
         for kind in ("Model", "Alert")
@@ -207,6 +222,18 @@ def _digests(place: Place, _: Catalog) -> Iterator[Diagnostic]:
         yield diagnostic("MW209", span, "the image has no digest", f"end it with @sha256:…, {hint}")
 
 
+def _weights(place: Place, _: Catalog) -> Iterator[Diagnostic]:
+    """A pod sees no files of the machine that it runs on: that takes a hostPath, which is never emitted."""
+    if place.environment.spec.spec.cluster is None:
+        return
+    for model in place.models.values():
+        uri = model.spec.spec.artifact.uri
+        if uri.startswith("file:"):
+            text = f'the pods of "{place.name}" cannot read {uri}'
+            hint = "name an image (oci://) or a store (s3://, gs://, https://), in its overlay if not everywhere"
+            yield diagnostic("MW408", model.span("spec", "artifact", "uri"), text, hint)
+
+
 def _windows(place: Place, _: Catalog) -> Iterator[Diagnostic]:
     retention = place.environment.spec.spec.monitoring.retention
     for alert in place.alerts.values():
@@ -364,6 +391,7 @@ CHECKS: tuple[Check, ...] = (
     _rollouts,
     _gpus,
     _digests,
+    _weights,
     _windows,
     _objectives,
     _alerts,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from math import isfinite
 from typing import Any
 
@@ -36,9 +37,10 @@ _SHOWN = (
     r" -~\u00a1-\u00ac\u00ae-\u061b\u061d-\u180d\u180f-\u1fff\u2010-\u2027\u2030-\u205e\u2070-\ud7ff"
     r"\ue000-\ufefe\uff00-\ufff8\ufffc\ufffd\U00010000-\U000dffff\U000e1000-\U0010ffff"
 )
-_HIDDEN = re.compile(rf"[^{_SHOWN}]")
-_HIDDEN_IN_BLOCK = re.compile(rf"[^\n\t{_SHOWN}]")
-_TO_ESCAPE = re.compile(rf'[^{_SHOWN}]|["\\]')
+_HIDDEN = rf"[^{_SHOWN}]"
+_HIDDEN_IN_BLOCK = rf"[^\n\t{_SHOWN}]"
+_TO_ESCAPE = rf'[^{_SHOWN}]|["\\]'
+_ASCII_TO_ESCAPE = r'[^ -~]|["\\]'
 _SHOWN_ASCII = bytes([*b"\t\n", *range(0x20, 0x7F)])
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _SHORT_ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r", '"': '\\"', "\\": "\\\\"}
@@ -48,7 +50,7 @@ _SHORT_ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r", '"': '\\"', "\\": "\\\\
 # come back in. `-c` and `--flag` are arguments of commands.
 _BARE = re.compile(
     r"""(?x)
-    [A-Za-z/$(\u00a1-\U0010ffff] | _+[A-Za-z] | --?[A-Za-z] | \.\.?/
+    [A-Za-z/$(] | [^\0-\xa0] | _+[A-Za-z] | --?[A-Za-z] | \.\.?/
     | (?: [0-9]+ (?: ns | us | ms | [smhdwy] ) )+ \Z
     | [0-9]+ (?: \.[0-9]+ )? (?: [KMGTP]i | [kMGT] ) \Z
     """
@@ -60,6 +62,13 @@ _LONGEST_WORD = max(map(len, _WORDS))
 _BREAKS = re.compile(r"\n(?=[^\n])")
 
 _Add = Callable[[str], None]
+
+
+@cache
+def _pattern(text: str) -> re.Pattern[str]:
+    """Compiled when first needed: with their wide ranges these take longer than many manifests, and ASCII
+    needs none of them."""
+    return re.compile(text)
 
 
 class _UnusualError(Exception):
@@ -246,7 +255,7 @@ def _fits_block(text: str) -> bool:
     # A dashboard is thousands of characters, nearly always ASCII: ten times faster than the pattern.
     if text.isascii():
         return not text.encode().translate(None, _SHOWN_ASCII)
-    return not _HIDDEN_IN_BLOCK.search(text)
+    return not _pattern(_HIDDEN_IN_BLOCK).search(text)
 
 
 def _block(text: str, pad: str) -> str:
@@ -259,7 +268,7 @@ def _block(text: str, pad: str) -> str:
 
 def _one_line(text: str) -> str:
     """A string on one line: bare if that is safe, else quoted, in the form that needs fewest escapes."""
-    if (text.isascii() and text.isprintable()) or not _HIDDEN.search(text):
+    if (text.isascii() and text.isprintable()) or not _pattern(_HIDDEN).search(text):
         if (
             _BARE.match(text)
             and (len(text) > _LONGEST_WORD or text.lower() not in _WORDS)
@@ -274,7 +283,8 @@ def _one_line(text: str) -> str:
             return f"'{text}'"
     elif _SURROGATE.search(text):
         raise _UnusualError
-    return f'"{_TO_ESCAPE.sub(_escaped, text)}"'
+    unshown = _ASCII_TO_ESCAPE if text.isascii() else _TO_ESCAPE
+    return f'"{_pattern(unshown).sub(_escaped, text)}"'
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -17,6 +17,7 @@ from modelway.characters import count_breaks, lines, text_of
 from modelway.diagnostics import Diagnostic, Span, diagnostic
 from modelway.malformed import malformed
 from modelway.scalars import Problem, resolve, shown
+from modelway.strict import header_is_loose
 
 MAX_DEPTH = 100  # collections within collections, aliases expanded
 MAX_EXPANSION = 100_000  # nodes that the aliases of one file may add to what is written out
@@ -65,7 +66,10 @@ _BAD = object()  # a scalar that was refused
 
 
 class Reader:
-    """Reads the parts of one file, one after the other; ``found`` grows with every part."""
+    """Reads the parts of one file, one after the other; ``found`` grows with every part.
+
+    ``quoted`` are the offsets of the quoted and block scalars of the last part, where it holds tabs.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -77,6 +81,9 @@ class Reader:
         """The documents of ``data``, valid UTF-8 that ``line`` lines stand before in the file."""
         self._data, self._line = data, line
         self._last: tuple[int, int] | None = None
+        self._text: str | None = None
+        self._tabs = b"\t" in data
+        self.quoted: list[tuple[int, int]] = []
         self._nodes: list[Node] = []
         self._begin(None)
         handlers = {  # made anew: kept, it would be a cycle, and nothing collects those
@@ -128,6 +135,10 @@ class Reader:
             value = resolve(value)
             if value.__class__ is Problem:
                 value = self._problem(value, event.value, place)
+        elif event.style in "|>":
+            self._block(event, place)
+        if self._tabs and event.style:
+            self.quoted.append((self._characters().index(event.style, start.index), end.index))
         if event.anchor is not None:
             target = _Frame(value, None, start.line, start.column, 0)
             target.open, target.height = False, 0
@@ -262,13 +273,29 @@ class Reader:
         self._report("MW010", place, f"the tag {tag} is not allowed", "remove it, and quote what is text")
         return _BAD
 
+    def _block(self, event: Any, place: Place) -> None:
+        """Refuses the block scalars that other readers read otherwise, or not at all."""
+        text = self._characters()
+        if header_is_loose(text, text.index(event.style, event.start_mark.index)):
+            hint = "put a space before the '#' of a comment, and no tab"
+            self._report("MW006", place, f"something else stands behind the '{event.style}'", hint)
+        elif self._top is None:
+            self._report(
+                "MW006", place, "a block of text is all of the document", "write a mapping: 'key: |'"
+            )
+
+    def _characters(self) -> str:
+        if self._text is None:
+            self._text = text_of(self._data)
+        return self._text
+
     def _failed(self, error: YAMLError) -> None:
         """libyaml gave up."""
         if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
             self._report("MW006", (0, 0, 0, 0, None), "libyaml cannot read this")
             return
         mark, context = error.problem_mark, error.context_mark
-        rows = lines(text_of(self._data))
+        rows = lines(self._characters())
         row = rows[mark.line] if mark.line < len(rows) else ""
         char = row[mark.column : mark.column + 1]
         message, hint = malformed(error.problem or "", row[: mark.column], char)

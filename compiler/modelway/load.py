@@ -14,10 +14,11 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from modelway import quick
-from modelway.characters import count_breaks, forbidden, lines, text_of, undecodable
+from modelway.characters import count_breaks, forbidden, text_of, undecodable
 from modelway.diagnostics import Diagnostic, Span, diagnostic, sort_unique
-from modelway.events import MAX_FINDINGS, Node, Place, Reader, last_place, span_of
+from modelway.events import Node, Place, Reader, last_place, span_of
 from modelway.sources import SourceFile
+from modelway.strict import loose_tabs, strange_lines
 
 Json = dict[str, Any] | list[Any] | str | int | float | bool | None
 Pointer = tuple[str | int, ...]
@@ -48,7 +49,7 @@ class Document:
 
     source: SourceFile
     index: int  # of the documents in the file, from 0
-    value: Json
+    value: Any  # JSON: dict, list, str, int, float, bool, None; what a kind holds, its schema says
     part: Part = _WHOLE
 
     def span(self, pointer: Pointer) -> Span:
@@ -128,24 +129,17 @@ def _empty(span: Span, index: int) -> Diagnostic:
 
 def _read(reader: Reader, data: bytes, line: int) -> list[Node]:
     text = text_of(data)
-    refused = forbidden(reader.path, text, line) or _tag_directives(reader.path, text)
-    if refused:
-        reader.found += refused
+    before = forbidden(reader.path, text, line) or strange_lines(reader.path, text, line)
+    if before:
+        reader.found += before
         return []
-    return reader.read(data, line)
-
-
-def _tag_directives(path: str, text: str) -> list[Diagnostic]:
-    """Refused before libyaml sees them: it compares each with all others."""
-    found: list[Diagnostic] = []
-    if "%TAG" in text:
-        for number, line in enumerate(lines(text), 1):
-            if line.startswith("%TAG") and len(found) < MAX_FINDINGS:
-                span = Span(path, number, 1, number, len(line) + 1)
-                found.append(
-                    diagnostic("MW010", span, "%TAG is not allowed", "remove the line, and all tags")
-                )
-    return found
+    findings = len(reader.found)
+    nodes = reader.read(data, line)
+    if "\t" in text and len(reader.found) == findings:
+        loose = loose_tabs(reader.path, text, reader.quoted, line)
+        reader.found += loose
+        nodes = [node._replace(whole=not loose) for node in nodes]
+    return nodes
 
 
 def _parts(data: bytes) -> list[Part]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from modelway.strict import TABS
+
 # libyaml's problem -> what is wrong here, what to do about it. A problem that is not in the table
 # keeps libyaml's own words, so that a new version of the library is no worse than silence.
 _WORDS = {
@@ -80,7 +82,7 @@ _CLOSING = ("did not find expected key", "did not find expected node content")
 def malformed(problem: str, before: str, char: str) -> tuple[str, str]:
     """(message, hint) for libyaml's problem at ``char`` ("" at a line's end), ``before`` it on its line."""
     if char == "\t" and (problem in _TABS or problem == _CANNOT_START):
-        return "a tab stands where YAML wants spaces", "indent with spaces; most editors can convert tabs"
+        return "a tab stands where YAML wants spaces", TABS
     if problem == _CANNOT_START:
         return f"a plain value cannot begin with '{char}'", "quote the value"
     if problem == _NO_VALUE:

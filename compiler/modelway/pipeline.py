@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from modelway.consistency import check_namespaces, check_place
+from modelway.consistency import check_names, check_place
 from modelway.diagnostics import Diagnostic, Span, diagnostic, has_errors, sort_unique
 from modelway.emit import emit
 from modelway.load import Document, load
@@ -88,7 +88,7 @@ def understand(
         problems += wrong
         (invalid if wrong else valid).append(document)
     found, wrong = catalog(valid, invalid, complete=complete)
-    return found, [*problems, *wrong, *check_namespaces(found)]
+    return found, [*problems, *wrong, *check_names(found)]
 
 
 def _files(place: Place, progress: Progress | None) -> Iterator[GeneratedFile]:

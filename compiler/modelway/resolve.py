@@ -133,7 +133,7 @@ def catalog(
     keys: dict[str, list[str]] = {}
     for kind, name in sorted(found):
         keys.setdefault(kind, []).append(name)
-    broken = frozenset(key for document in invalid if (key := _claimed_key(document)))
+    broken = frozenset(claimed for document in invalid if (claimed := _claimed_key(document)))
     whole = Catalog(found, broken, complete, {kind: tuple(names) for kind, names in keys.items()})
     return whole, [*problems, *_unknown_environments(whole)]
 

@@ -164,9 +164,6 @@ def write(
         return Written(len(todo.missing), len(todo.stale), len(todo.extra), unchanged)
 
 
-# What is wanted, and what the index says.
-
-
 class _Entry(NamedTuple):
     """What the index says of a file."""
 
@@ -261,9 +258,6 @@ def _concerns(path: str, environments: frozenset[str] | None) -> bool:
     return environments is None or path.removeprefix(f"{INDEX}/").partition("/")[0] in environments
 
 
-# What is there.
-
-
 @dataclass(slots=True)
 class _Survey:
     """What one walk over the folder found; every list but ``foreign`` holds real files or folders.
@@ -288,7 +282,11 @@ class _Survey:
 
 def _survey(folder: int, root: Path, wanted: _Wanted) -> _Survey:
     survey = _Survey()
-    _walk(folder, f"{root}/", "", wanted, survey)
+    try:
+        _walk(folder, f"{root}/", "", wanted, survey)
+    except OSError as error:
+        error.filename = error.filename or str(root)
+        raise
     for path in (*survey.different, *survey.unknown):
         if index := _INDEX_PATH.fullmatch(path):
             with suppress(FileNotFoundError), _named(root, path):
@@ -362,9 +360,6 @@ def _judge(survey: _Survey, wanted: _Wanted, environments: frozenset[str] | None
     # A name that is not UTF-8 must not break whoever prints it.
     shown = (os.fsencode(path).decode("utf-8", "backslashreplace") for path in foreign)
     return Comparison(selected(stale), selected(missing), selected(extra), tuple(sorted(shown)))
-
-
-# What is done about it.
 
 
 def _apply(writer: _Writer, wanted: _Wanted, todo: Comparison, survey: _Survey) -> Iterator[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import jsonschema_rs
 
@@ -83,11 +83,12 @@ def _wrong_version(document: Document, version: object) -> Iterator[Diagnostic]:
 
 def _worded(kind: str, error: jsonschema_rs.ValidationError, places: Places) -> Iterator[Diagnostic]:
     pointer: Pointer = tuple(error.instance_path)
-    name = error.kind.name
+    detail: Any = error.kind
+    name = detail.name
     if name == "additionalProperties":
-        yield from _unknown_fields(kind, pointer, error.kind.unexpected, places)
+        yield from _unknown_fields(kind, pointer, detail.unexpected, places)
     elif name == "required":
-        yield _missing(kind, pointer, error.kind.property, places)
+        yield _missing(kind, pointer, detail.property, places)
     elif name == "propertyNames":
         yield _wrong_key(pointer, error, places)
     else:
@@ -116,24 +117,30 @@ def _missing(kind: str, pointer: Pointer, key: str, places: Places) -> Diagnosti
 
 
 def _wrong_key(pointer: Pointer, error: jsonschema_rs.ValidationError, places: Places) -> Diagnostic:
-    inner = error.kind.error
+    detail: Any = error.kind
+    inner = detail.error
     key = inner.instance
     _, text, hint = _wrong_value(inner.kind.name, inner)
-    return diagnostic("MW108", places.key((*pointer, key)), f"the key {text} in {_path(pointer)}", hint)
+    return diagnostic("MW108", places.key((*pointer, key)), f"{_field(pointer)}the key {text}", hint)
 
 
 def _wrong_value(name: str, error: jsonschema_rs.ValidationError) -> tuple[str, str, str]:
     """(code, message, hint) for a value that a keyword of the schema refuses."""
-    value, detail = shown(error.instance), error.kind
+    instance: Any = error.instance
+    value, detail = shown(instance), cast(Any, error.kind)
     match name:
         case "type":
             wanted = " or ".join(_TYPES[kind] for kind in detail.types if kind != "null")
-            quoted = isinstance(error.instance, bool | int | float) and "string" in detail.types
-            hint = f'quote it: "{error.instance}"' if quoted else ""
-            return "MW106", f"{value} is {_type_of(error.instance)}, not {wanted}", hint
+            quoted = isinstance(instance, bool | int | float) and "string" in detail.types
+            hint = "put it in quotes" if quoted else ""  # as it was written: 1.10 is 1.1 by now
+            if error.instance is None:
+                hint = "give it a value, or leave it out"
+            told = isinstance(error.instance, dict | list)
+            kind = "" if told else f" is {_type_of(instance)}"
+            return "MW106", f"{value}{kind}, not {wanted}", hint
         case "enum" | "const":
             options = [str(option) for option in getattr(detail, "options", ()) if option is not None]
-            near = nearest(error.instance, options) if isinstance(error.instance, str) else None
+            near = nearest(instance, options) if isinstance(instance, str) else None
             hint = f'did you mean "{near}"?' if near else _listed("allowed are", options)
             return "MW107", f"{value} is not allowed", hint
         case "pattern":
@@ -146,10 +153,10 @@ def _wrong_value(name: str, error: jsonschema_rs.ValidationError) -> tuple[str, 
             return "MW109", f"{value} is too large", f"it must be {bound} {detail.limit}"
         case "minItems" | "maxItems":
             few = name == "minItems"
-            text = f"{len(error.instance)} entries are too {'few' if few else 'many'}"
+            text = f"{len(instance)} entries are too {'few' if few else 'many'}"
             return "MW110", text, f"{'at least' if few else 'at most'} {detail.limit}"
         case "minLength" | "maxLength":
-            text = f"{value} has {len(error.instance)} characters"
+            text = f"{value} has {len(instance)} characters"
             return "MW108", text, f"at {'least' if name == 'minLength' else 'most'} {detail.limit}"
     raise AssertionError(f"the schemas use a keyword that has no words: {name}")
 
@@ -187,12 +194,15 @@ def shown(value: object) -> str:
     text = (
         f'"{value}"'
         if isinstance(value, str)
-        else repr(value)
-        if not isinstance(value, bool)
+        else "null"
+        if value is None
         else str(value).lower()
+        if isinstance(value, bool)
+        else repr(value)
     )
     if isinstance(value, dict | list):
-        text = f"{_type_of(value)} of {len(value)} entries" if value else f"an empty {_type_of(value)[2:]}"
+        entries = f"{len(value)} {'entry' if len(value) == 1 else 'entries'}"
+        text = f"{_type_of(value)} of {entries}" if value else f"an empty {_type_of(value)[2:]}"
     text = "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text[:80]
     )

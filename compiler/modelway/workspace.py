@@ -15,6 +15,7 @@ from modelway.diagnostics import Diagnostic, Severity, Span, diagnostic, has_err
 from modelway.pipeline import Compilation, Progress, compile_specs, list_rows
 from modelway.report.listing import Row
 from modelway.sources import SourceFile, read_file, read_specs
+from modelway.spec.repository import Repository
 
 OK, FOUND, STALE = 0, 1, 3
 
@@ -177,7 +178,9 @@ def _compile(
 def _read(specs: str | None, output: str | None) -> tuple[Folders | None, list[Diagnostic], list[SourceFile]]:
     """The folders and their specs; no folders when the settings are missing or wrong."""
     root = repository.find(Path.cwd())
-    settings, found, sources = None, [], []
+    settings: Repository | None = None
+    found: list[Diagnostic] = []
+    sources: list[SourceFile] = []
     if root is not None:
         path = root / repository.FILE
         source, found = read_file(path, shown=_shown(path))

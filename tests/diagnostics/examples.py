@@ -150,14 +150,14 @@ def _of_bytes() -> dict[str, tuple[Example, Example]]:
         (
             "MW004",
             latin,
-            (3, 47),
+            (3, 46),
             "`specs/cpu-small.yaml` is saved as Latin-1: its third line holds `Zoë`, the `ë` as the byte EB.",
             "Save the file as UTF-8.",
         ),
         (
             "MW005",
             nul,
-            (3, 50),
+            (3, 49),
             'The third line of `specs/cpu-small.yaml` holds `"sear␀ch"`, with a NUL between the letters.',
             "Delete the character.",
         ),

@@ -137,7 +137,7 @@ def _burn(subject: Subject) -> Proved:
         assert found
         metric, bound = names.DURATION, float(found[1])
     enough, few = _floor(subject)
-    every, step = long // 30, MINUTE if long == HOUR else 2 * MINUTE
+    every, step = long // 30, MINUTE if long == HOUR else 4 * MINUTE
     high, low = _above(limit), 0.8 * limit
     me, nobody = subject.firing(_series_labels(subject)), subject.firing()
     before, full = long // 4, long + 2 * every  # `before` is more than the 5m of the shortest rate
@@ -147,14 +147,15 @@ def _burn(subject: Subject) -> Proved:
         return Scenario(title, step, made, sum(phase[0] for phase in phases) - step, firing)
 
     over = short + LOOKBACK + subject.keep + 3 * every
+    burning = scenario("burning", me, (full, enough, high), alone=False)
+    idle = scenario("after no traffic", me, (before, 0, 0), (full, 9, high))
     fires = [
-        scenario("burning", me, (full, enough, high), alone=False),
-        scenario("first failure ever", me, (before, 9, None), (full, 9, high)),
-        scenario("after no traffic", me, (before, 0, 0), (full, 9, high)),
+        replace(burning, samples=_watched_only(subject, burning.at // every * every)),
+        replace(idle, samples=_no_nan(subject, 4 * every, idle.at // every * every)),
     ]
-    if metric == names.REQUESTS:
-        fires[1] = replace(fires[1], samples=_zero_before_failures(subject, 4 * every))
-    fires[2] = replace(fires[2], samples=_no_nan(subject, 4 * every, fires[2].at // every * every))
+    if metric == names.REQUESTS and long == HOUR:  # the longer windows are sums of these
+        first = scenario("first failure ever", me, (before, 9, None), (full, 9, high))
+        fires.append(replace(first, samples=_zero_before_failures(subject, 4 * every)))
     silent = [
         scenario("within the budget", nobody, (full, 9, low), alone=False),
         scenario("too little traffic", nobody, (full, few, 1)),
@@ -164,6 +165,12 @@ def _burn(subject: Subject) -> Proved:
     if metric == names.DURATION:
         silent.append(_new_bound(scenario("the threshold is new", nobody, (full, 9, 0)), subject))
     return every, fires, silent
+
+
+def _watched_only(subject: Subject, at: int) -> list[Query]:
+    """Series of other models are recorded by the rules of other Alerts."""
+    watched = float(len(subject.watched))
+    return [(f"count({record})", at, [("{}", watched)]) for record in subject.records]
 
 
 def _zero_before_failures(subject: Subject, at: int) -> list[Query]:
@@ -371,26 +378,26 @@ def _gpu(subject: Subject) -> Proved:
     utilization = subject.rule["alert"] == names.GPU_UTILIZATION_HIGH
     values = _gpu_utilization if utilization else _gpu_memory
 
-    def use(*shares: float | None) -> Make:
+    def use(*shares: float | None, others: float) -> Make:
         def make(length: int) -> dict[str, str]:
             here = [(namespace, pod, str(i), share) for pod, _ in pods for i, share in enumerate(shares)]
-            full = [(namespace, other, str(i), 0.999) for _, others in pods for i, other in enumerate(others)]
-            full += [(f"{namespace}-{_DECOY}", pod, "0", 0.999) for pod, _ in pods]
+            there = [(namespace, pod, str(i), others) for _, decoys in pods for i, pod in enumerate(decoys)]
+            there += [(f"{namespace}-{_DECOY}", pod, "0", others) for pod, _ in pods]
             return {
                 series(metric, **{namespace_label: where, pod_label: pod, "gpu": gpu}): gauge(
                     step, (length + step, value)
                 )
-                for where, pod, gpu, share in [*here, *full]
+                for where, pod, gpu, share in [*here, *there]
                 for metric, value in values(share).items()
             }
 
         return make
 
     high, low = _above(limit), 0.8 * limit
-    trouble = {"busy": use(high, high), "one cannot tell": use(high, None)}
-    peace = {"room": use(low, low), "one cannot tell": use(low, None), "gone": lambda _: {}}
+    trouble = {"busy": use(high, high, others=0.001), "one cannot tell": use(high, None, others=0.001)}
+    peace = {"room": use(low, low, others=0.999), "one cannot tell": use(low, None, others=0.999)}
     # What counts is the mean use, and the fullest memory.
-    (peace if utilization else trouble)["one is idle"] = use(high, 0.001)
+    (peace if utilization else trouble)["one is idle"] = use(high, 0.001, others=0.001)
     return _simple(subject, trouble, peace, {})
 
 
@@ -404,7 +411,7 @@ def _gpu_utilization(share: float | None) -> dict[str, float]:
 def _gpu_memory(share: float | None) -> dict[str, float]:
     whole = 81920.0  # MiB
     used = whole * (share or 0.5)
-    free = (whole - used) * 0.9
+    free = (whole - used) * 0.1
     return {
         names.GPU_MEMORY_USED: _BLANK if share is None else used,
         names.GPU_MEMORY_FREE: free,

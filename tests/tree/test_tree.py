@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import shutil
 import stat
 import subprocess
@@ -247,9 +248,7 @@ def test_what_a_killed_compile_left_behind(root: Path) -> None:
 def test_modes(tmp_path: Path, umask: int) -> None:
     code = "import os, pathlib, sys; from modelway.tree import *; os.umask(int(sys.argv[2])); "
     code += "write(pathlib.Path(sys.argv[1]), [GeneratedFile('a/b/c', b'', '')], environments=None)"
-    path = str(Path(tree.__file__).parents[1])
-    command = [sys.executable, "-c", code, str(tmp_path / "out"), str(umask)]
-    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": path})
+    _python(code, str(tmp_path / "out"), str(umask))
     for name, mode in (("a/b/c", 0o644), (".index/a/b.json", 0o644), ("a/b", 0o755), (".", 0o755)):
         assert stat.S_IMODE((tmp_path / "out" / name).stat().st_mode) == mode & ~umask
 
@@ -287,6 +286,21 @@ def test_whatever_was_there_the_folder_becomes_what_is_wanted(
     shutil.rmtree(root)
 
 
+@pytest.mark.parametrize("more", [1, 2, 3, 4, 5, 6])
+def test_an_error_while_reading_names_the_file(root: Path, more: int) -> None:
+    """No more files can be opened: that happens to root as well."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open("/", os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + more, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files") as caught:
+            check(root, OLD)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert str(caught.value.filename).startswith(str(root))
+
+
 # Concurrency.
 
 
@@ -313,10 +327,14 @@ def _in_another_process(root: Path) -> str:
     code = "import pathlib, sys; from modelway.tree import *\n"
     code += "try: write(pathlib.Path(sys.argv[1]), [], environments=None)\n"
     code += "except Busy: print('Busy', end='')\n"
-    env = {**os.environ, "PYTHONPATH": str(Path(tree.__file__).parents[1])}
-    return subprocess.run(
-        [sys.executable, "-c", code, str(root)], capture_output=True, text=True, check=True, env=env
-    ).stdout
+    return _python(code, str(root))
+
+
+def _python(code: str, *arguments: str) -> str:
+    paths = [str(Path(tree.__file__).parents[1]), str(Path(__file__).parents[2])]
+    command = [sys.executable, "-B", "-c", code, *arguments]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout
 
 
 def test_many_compiles_at_once(tmp_path: Path) -> None:
@@ -337,6 +355,30 @@ def test_many_compiles_at_once(tmp_path: Path) -> None:
     assert len(outcomes) == 8
     assert "done" in outcomes
     assert snapshot(tmp_path / "generated") == wanted(NEW)
+
+
+VANISH = """
+import os, pathlib, sys
+from modelway.tree import compare
+from tests.tree.trees import NEW, OLD
+root, gone = pathlib.Path(sys.argv[1]), sys.argv[2]
+def hook(event, arguments):
+    # Listed already, and about to be opened.
+    if event == "open" and arguments[0] in (gone, os.path.basename(gone)) and (root / gone).exists():
+        os.rename(root / gone, root.parent / "gone")
+sys.addaudithook(hook)
+found = compare(root, NEW if gone.endswith("json") else OLD, environments=None)
+print(gone in found.missing, gone in found.extra)
+"""
+
+
+@pytest.mark.parametrize(
+    ("gone", "missing"),
+    [("prod/search/encoder/rollout.yaml", True), ("prod", False), (".index/local/search.json", False)],
+)
+def test_what_is_removed_while_reading_is_not_there(root: Path, gone: str, missing: bool) -> None:
+    assert _python(VANISH, str(root), gone) == f"{missing} {gone.endswith('json')}\n"
+    assert (root.parent / "gone").exists()
 
 
 def test_reading_while_another_writes(tmp_path: Path) -> None:

@@ -231,13 +231,13 @@ def add_to_index(root: Path, owner: str, *paths: str) -> None:
     "{outside}/rollout.yaml", "/{outside}/rollout.yaml", "by-hand.yaml", "./by-hand.yaml",
     "prod/by-hand.yaml", "staging/search/by-hand.yaml", "prod/vision/by-hand.yaml",
     "prod//search/by-hand.yaml", ".index/prod/x.txt", "prod/search", "prod/search/", "prod", "", ".", "..",
-    "/", "prod/search/\0", "prod/search/\ud800", "\\",
+    "/", "prod/search/\0", "prod/search/.git/config", "prod/search/\ud800", "\\",
 ])  # fmt: skip
 def test_an_index_owns_nothing_elsewhere(root: Path, outside: Path, path: str) -> None:
     by_hand = ["by-hand.yaml", "prod/by-hand.yaml", "staging/search/by-hand.yaml", "prod/vision/by-hand.yaml"]
-    by_hand += [".index/prod/x.txt"]
+    by_hand += [".index/prod/x.txt", "prod/search/.git/config"]
     for file in by_hand:
-        (root / file).parent.mkdir(exist_ok=True)
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
         (root / file).write_text("mine")
     add_to_index(root, "prod/search", path.format(outside=outside))
     for generated in (NEW, OLD, []):

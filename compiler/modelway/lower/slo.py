@@ -112,8 +112,8 @@ def latency(scope: Scope, objective: Latency) -> Indicator:
     """Requests of whatever outcome: the histogram has no label ``code``.
 
     Slow ones are counted server by server. While the threshold is being changed, servers of the old
-    version have no such bucket: they count as neither, where a plain difference of sums would take all
-    their requests for slow.
+    version have no such bucket: none of their requests counts as slow, where a plain difference of sums
+    would take all of them for slow.
     """
     count = f"rate({names.DURATION}_count{{{scope.selector}}}["
     within = f'{names.DURATION}_bucket{{{scope.selector},le="{bucket(milliseconds(objective.threshold))}"}}['

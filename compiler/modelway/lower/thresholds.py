@@ -48,7 +48,7 @@ def absence_rules(scope: Scope) -> list[Rule]:
     absence = scope.spec.absence
     if absence is None:
         return []
-    shortest = 2 * milliseconds(scope.monitoring.scrape_interval) or 60_000
+    shortest = 2 * milliseconds(scope.monitoring.scrape_interval)
     time = absence.for_ if milliseconds(absence.for_) >= shortest else _duration(shortest)
     rules = []
     for one in scope.watched:
@@ -221,7 +221,7 @@ def _pods(label: str, jobs: list[Watched]) -> str:
 def _subquery(scope: Scope, threshold: Threshold) -> str:
     """Blanks are left out sample by sample, which takes a subquery; its step is that of the scrapes."""
     step, window = scope.monitoring.scrape_interval, threshold.window
-    return f"{window}:{step if 0 < milliseconds(step) < milliseconds(window) else window}"
+    return f"{window}:{step if milliseconds(step) < milliseconds(window) else window}"
 
 
 def _percent(threshold: RatioThreshold) -> str:

@@ -33,6 +33,8 @@ class Workload:
     """Answers when this one cannot; deployed as ``<name>-standby``."""
     primary: str | None
     """Name of the deployment that this one is the standby of."""
+    labels: dict[str, str]
+    """On each of its objects and pods."""
 
     @property
     def spec(self) -> ModelSpec:
@@ -70,20 +72,6 @@ class Workload:
     def selector(self) -> dict[str, str]:
         return {names.NAME: self.name}
 
-    @property
-    def labels(self) -> dict[str, str]:
-        """Ours win over those of the spec, so that selectors and rules hold."""
-        return {
-            **self.model.metadata.labels,
-            names.NAME: self.name,
-            names.VERSION: self.spec.version,
-            names.COMPONENT: names.STANDBY if self.primary else "server",
-            names.PART_OF: self.primary or self.name,
-            names.MANAGED_BY: "modelway",
-            names.TEAM: self.team,
-            names.ENVIRONMENT: self.environment.metadata.name,
-        }
-
     def meta(self, name: str, wave: str, annotations: Mapping[str, str] | None = None) -> Json:
         """Metadata of one of the deployment's objects."""
         return metadata(name, self.namespace, self.labels, self.origin, wave, annotations)
@@ -92,15 +80,29 @@ class Workload:
 def workload(one: Deployed, place: Place, buckets: Mapping[str, tuple[int, ...]]) -> Workload:
     """The deployment in its environment; its resource is known to exist."""
     model = one.model.spec
+    resource = place.resources[model.spec.serving.resource].spec
+    primary = one.primary.spec.metadata.name if one.primary else None
     return Workload(
         name=one.name,
         model=model,
-        resource=place.resources[model.spec.serving.resource].spec,
+        resource=resource,
         environment=place.environment.spec,
         forms=choose(one, place.environment),
         buckets_ms=buckets.get(one.model.key, ()) or bucket_bounds(gate_bounds(model)),
         standby=one.standby.spec if one.standby else None,
-        primary=one.primary.spec.metadata.name if one.primary else None,
+        primary=primary,
+        labels={
+            **resource.metadata.labels,
+            **model.metadata.labels,
+            # Ours win over those of the specs, so that selectors and rules hold.
+            names.NAME: one.name,
+            names.VERSION: model.spec.version,
+            names.COMPONENT: names.STANDBY if primary else "server",
+            names.PART_OF: primary or one.name,
+            names.MANAGED_BY: "modelway",
+            names.TEAM: model.metadata.team,
+            names.ENVIRONMENT: place.name,
+        },
     )
 
 

@@ -32,18 +32,21 @@ def rows(place: Place) -> list[Row]:
 
 def _row(place: Place, name: str, model: Any) -> Row:
     scaling = model.spec.serving.scaling
+    alone = place.environment.spec.spec.cluster is None  # a process on a laptop, which nothing scales
+    least = 1 if alone else scaling.min_replicas
+    most = 1 if alone else scaling.max_replicas or least
     size = place.resources[model.spec.serving.resource].spec.spec
-    cost = Decimal(size.cost.per_hour) * scaling.min_replicas if size.cost else None
+    cost = Decimal(size.cost.per_hour) * least if size.cost else None
     return Row(
         environment=place.name,
         team=model.metadata.team,
         model=model.metadata.name,
         version=model.spec.version,
         deployed_as=name,
-        min_replicas=scaling.min_replicas,
-        max_replicas=scaling.max_replicas or scaling.min_replicas,
+        min_replicas=least,
+        max_replicas=most,
         gpu=size.gpu.product if size.gpu else "",
-        gpus=size.gpu.count * scaling.min_replicas if size.gpu else 0,
+        gpus=size.gpu.count * least if size.gpu else 0,
         cost_per_hour=cost,
         currency=size.cost.currency if size.cost else "",
     )

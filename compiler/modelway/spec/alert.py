@@ -24,7 +24,7 @@ from modelway.spec.model import Ratio
 Severity = Literal["critical", "warning", "info"]
 
 
-class Target(Value, kw_only=True):
+class Target(Value, frozen=True, kw_only=True):
     """The models that an alert watches: one by name, or those of the team with all the labels."""
 
     model: Annotated[Reference | None, doc("A Model, as name or team/name.", "ranker")] = None
@@ -33,27 +33,27 @@ class Target(Value, kw_only=True):
     ] = {}
 
 
-class Availability(Value, kw_only=True):
+class Availability(Value, frozen=True, kw_only=True):
     """Share of requests that are answered (neither 5xx nor 429)."""
 
     target: Annotated[float, msgspec.Meta(ge=50, lt=100), doc("Percent of requests.", 99.9)]
 
 
-class Latency(Value, kw_only=True):
+class Latency(Value, frozen=True, kw_only=True):
     """Share of requests that are answered within a time."""
 
     target: Annotated[float, msgspec.Meta(ge=50, lt=100), doc("Percent of requests.", 99)]
     threshold: Annotated[PositiveDuration, doc("The time; it becomes a bucket of the histogram.", "250ms")]
 
 
-class Objectives(Value, kw_only=True):
+class Objectives(Value, frozen=True, kw_only=True):
     """Service level objectives over the period, each with burn-rate alerts."""
 
     availability: Annotated[Availability | None, doc("Availability.", {"target": 99.9})] = None
     latency: Annotated[Latency | None, doc("Latency.", {"target": 99, "threshold": "250ms"})] = None
 
 
-class Threshold(Value, kw_only=True):
+class Threshold(Value, frozen=True, kw_only=True):
     """What every threshold says: how long it must hold, and how bad it is."""
 
     window: Annotated[PositiveDuration, doc("Window over which the value is taken.", "15m")] = "5m"
@@ -61,26 +61,26 @@ class Threshold(Value, kw_only=True):
     severity: Annotated[Severity | None, doc("Severity; that of the alert when left out.", "info")] = None
 
 
-class TimeThreshold(Threshold, kw_only=True):
+class TimeThreshold(Threshold, frozen=True, kw_only=True):
     """A quantile of a time."""
 
     quantile: Annotated[Ratio, doc("The quantile.", 0.95)] = 0.99
     above: Annotated[PositiveDuration, doc("Fires above this time.", "400ms")]
 
 
-class RatioThreshold(Threshold, kw_only=True):
+class RatioThreshold(Threshold, frozen=True, kw_only=True):
     """A share between 0 and 1."""
 
     above: Annotated[Ratio, doc("Fires above this share.", 0.9)]
 
 
-class RateThreshold(Threshold, kw_only=True):
+class RateThreshold(Threshold, frozen=True, kw_only=True):
     """Requests per second."""
 
     below: Annotated[float, msgspec.Meta(gt=0), doc("Fires below this rate.", 0.5)]
 
 
-class Thresholds(Value, kw_only=True):
+class Thresholds(Value, frozen=True, kw_only=True):
     """Fixed limits; leave out what does not matter."""
 
     latency: Annotated[TimeThreshold | None, doc("Time of requests.", {"above": "400ms"})] = None
@@ -94,7 +94,7 @@ class Thresholds(Value, kw_only=True):
     throughput: Annotated[RateThreshold | None, doc("Requests per second.", {"below": 0.5})] = None
 
 
-class Absence(Value, kw_only=True):
+class Absence(Value, frozen=True, kw_only=True):
     """No server of the model can be scraped."""
 
     for_: Annotated[PositiveDuration, doc("How long none was seen.", "5m")] = msgspec.field(
@@ -103,7 +103,7 @@ class Absence(Value, kw_only=True):
     severity: Annotated[Severity, doc("Severity.", "warning")] = "critical"
 
 
-class AlertSpec(Value, kw_only=True):
+class AlertSpec(Value, frozen=True, kw_only=True):
     """What to watch, and whom to tell."""
 
     targets: Targets = ()
@@ -128,7 +128,7 @@ class AlertSpec(Value, kw_only=True):
         Annotated[
             str,
             msgspec.Meta(
-                pattern=r"^https?://[^\s\x00-\x1f\"<>\\^`{|}]+$", max_length=2048, title="an http(s) URL"
+                pattern=r"^https?://(?![^/]*@)[^\s\x00-\x1f\"<>\\^`{|}]+$", max_length=2048, title="an http(s) URL"
             ),
         ]
         | None,
@@ -137,7 +137,7 @@ class AlertSpec(Value, kw_only=True):
     summary: Annotated[Text, doc("A sentence for the people who are told.", "Search ranks too slowly.")] = ""
 
 
-class Alert(Value, kw_only=True):
+class Alert(Value, frozen=True, kw_only=True):
     """What a model promises."""
 
     metadata: Team

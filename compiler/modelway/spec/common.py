@@ -95,12 +95,17 @@ Version = Annotated[
 ]
 Uri = Annotated[
     str,
-    msgspec.Meta(pattern=r"^[a-z][a-z0-9+.-]*:[^\s\x00-\x1f\"'<>\\^`{|}]+$", max_length=2048, title="a URI"),
+    msgspec.Meta(
+        # No user, password or query: a secret in a spec would end in Git, and in every diff.
+        pattern=r"^[a-z][a-z0-9+.-]*:(?!//[^/]*@)[^\s\x00-\x1f?#\"'<>\\^`{|}]+$",
+        max_length=2048,
+        title="a URI without user, password or query",
+    ),
 ]
 Text = Annotated[str, msgspec.Meta(max_length=1024, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f]*$", title="a text")]
 
 
-class Team(Value, kw_only=True):
+class Team(Value, frozen=True, kw_only=True):
     """The name of a spec within its team, and what people and selectors know it by."""
 
     name: Annotated[Name, doc("Name of the spec, unique in its kind and team.", "ranker")]
@@ -115,13 +120,13 @@ class Team(Value, kw_only=True):
     ] = {}
 
 
-class Shared(Value, kw_only=True):
+class Shared(Value, frozen=True, kw_only=True):
     """The name of a spec that belongs to everyone."""
 
     name: Annotated[Name, doc("Name of the spec, unique in its kind.", "gpu-small")]
     labels: Annotated[
         dict[LabelKey, LabelValue],
-        doc("Labels on the objects made from the spec.", {"cost-centre": "platform"}),
+        doc("Labels: a Resource's on its pods, an Environment's on its namespaces.", {"cost-centre": "platform"}),
     ] = {}
 
 

@@ -49,7 +49,7 @@ Cidr = Annotated[
 ]
 
 
-class AddOns(Value, kw_only=True):
+class AddOns(Value, frozen=True, kw_only=True):
     """What is installed in the cluster; without an add-on the next best form is emitted."""
 
     rollouts: Annotated[bool, doc("Argo Rollouts: canary and blue-green releases with gates.", True)] = False
@@ -69,14 +69,14 @@ class AddOns(Value, kw_only=True):
     ] = False
 
 
-class Cluster(Value, kw_only=True):
+class Cluster(Value, frozen=True, kw_only=True):
     """The Kubernetes cluster of an environment."""
 
     kubernetes: Annotated[KubernetesVersion, doc("Minor version of the API server.", "1.36")]
     add_ons: Annotated[AddOns, doc("What is installed in the cluster.", {"rollouts": True})] = AddOns()
 
 
-class Gateway(Value, kw_only=True):
+class Gateway(Value, frozen=True, kw_only=True):
     """The Gateway that routes are attached to."""
 
     name: Annotated[Name, doc("Name of the Gateway.", "inference")]
@@ -86,7 +86,7 @@ class Gateway(Value, kw_only=True):
     ]
 
 
-class GpuExporter(Value, kw_only=True):
+class GpuExporter(Value, frozen=True, kw_only=True):
     """How the DCGM exporter's series name the pod that holds a GPU."""
 
     namespace_label: Annotated[
@@ -95,7 +95,7 @@ class GpuExporter(Value, kw_only=True):
     pod_label: Annotated[PrometheusLabel, doc("Label with the pod's name.", "pod")] = "exported_pod"
 
 
-class Monitoring(Value, kw_only=True):
+class Monitoring(Value, frozen=True, kw_only=True):
     """Where metrics are kept and for how long."""
 
     namespace: Annotated[Name, doc("Namespace of Prometheus; it may scrape.", "observability")] = "monitoring"
@@ -112,7 +112,7 @@ class Monitoring(Value, kw_only=True):
     ] = GpuExporter()
 
 
-class GpuProduct(Value, kw_only=True):
+class GpuProduct(Value, frozen=True, kw_only=True):
     """A product of GPU that the cluster has."""
 
     node_label: Annotated[
@@ -122,7 +122,7 @@ class GpuProduct(Value, kw_only=True):
     per_node: Annotated[int, msgspec.Meta(ge=1), doc("GPUs of the product in one node.", 8)] = 1
 
 
-class Images(Value, kw_only=True):
+class Images(Value, frozen=True, kw_only=True):
     """The images that modelway's objects run."""
 
     server: Annotated[
@@ -130,7 +130,7 @@ class Images(Value, kw_only=True):
     ]
 
 
-class ArtifactStore(Value, kw_only=True):
+class ArtifactStore(Value, frozen=True, kw_only=True):
     """What an init container may reach to fetch weights."""
 
     cidrs: Annotated[
@@ -139,7 +139,7 @@ class ArtifactStore(Value, kw_only=True):
     port: Annotated[int, msgspec.Meta(ge=1, le=65535), doc("TCP port of the store.", 9000)] = 443
 
 
-class Defaults(Value, kw_only=True):
+class Defaults(Value, frozen=True, kw_only=True):
     """What specs say in this environment unless they say it themselves."""
 
     model: Annotated[
@@ -152,7 +152,7 @@ class Defaults(Value, kw_only=True):
     ] = {}
 
 
-class EnvironmentSpec(Value, kw_only=True):
+class EnvironmentSpec(Value, frozen=True, kw_only=True):
     """A place that models run in."""
 
     cluster: Annotated[
@@ -194,7 +194,7 @@ class EnvironmentSpec(Value, kw_only=True):
     ] = Defaults()
 
 
-class Environment(Value, kw_only=True):
+class Environment(Value, frozen=True, kw_only=True):
     """A cluster with its add-ons, or plain files."""
 
     metadata: Shared

@@ -34,7 +34,17 @@ Rows = Annotated[int, msgspec.Meta(ge=1, le=65536)]
 Ratio = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
 
-class TrainingData(Value, kw_only=True):
+ArtifactUri = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^((oci|s3|gs|https?)://(?![^/]*@)[^\s\x00-\x1f?#\"'<>\\^`{|}/]+/|file:)[^\s\x00-\x1f?#\"'<>\\^`{|}]+$",
+        max_length=2048,
+        title="an oci://, s3://, gs:// or https:// URI without user, password or query, or a file: one",
+    ),
+]
+
+
+class TrainingData(Value, frozen=True, kw_only=True):
     """The data that a version was trained on."""
 
     uri: Annotated[Uri, doc("Where the data lies.", "s3://shop-data/clicks/2026-11-01")]
@@ -42,7 +52,7 @@ class TrainingData(Value, kw_only=True):
     digest: Annotated[Digest | None, doc("Digest of the data.", "sha256:" + "1" * 64)] = None
 
 
-class Code(Value, kw_only=True):
+class Code(Value, frozen=True, kw_only=True):
     """The code that made a version."""
 
     repository: Annotated[Uri, doc("The repository.", "https://git.example/shop/ranking")]
@@ -53,7 +63,7 @@ class Code(Value, kw_only=True):
     ]
 
 
-class Lineage(Value, kw_only=True):
+class Lineage(Value, frozen=True, kw_only=True):
     """Where a version comes from: data, hyper-parameters, architecture, code, evaluation."""
 
     training_data: Annotated[
@@ -76,11 +86,11 @@ class Lineage(Value, kw_only=True):
     ] = {}
 
 
-class Artifact(Value, kw_only=True):
+class Artifact(Value, frozen=True, kw_only=True):
     """The weights."""
 
     uri: Annotated[
-        Uri,
+        ArtifactUri,
         doc(
             "Where the weights are: `oci://` (an image), `s3://`, `gs://`, `https://`, or `file:` without a cluster.",
             "s3://shop-models/ranker/46.1.0/model.onnx",
@@ -105,7 +115,7 @@ class Artifact(Value, kw_only=True):
     )
 
 
-class Tensor(Value, kw_only=True):
+class Tensor(Value, frozen=True, kw_only=True):
     """A tensor as the Open Inference Protocol describes it."""
 
     datatype: Annotated[Datatype, doc("Element type.", "FP32")]
@@ -116,7 +126,7 @@ class Tensor(Value, kw_only=True):
     ]
 
 
-class Interface(Value, kw_only=True):
+class Interface(Value, frozen=True, kw_only=True):
     """The tensors that a model takes and gives."""
 
     inputs: Annotated[
@@ -128,14 +138,14 @@ class Interface(Value, kw_only=True):
     ] = {}
 
 
-class Protocols(Value, kw_only=True):
+class Protocols(Value, frozen=True, kw_only=True):
     """How callers reach the model."""
 
     rest: Annotated[bool, doc("Open Inference Protocol over HTTP, port 8080.", False)] = True
     grpc: Annotated[bool, doc("Open Inference Protocol over gRPC, port 8081.", False)] = True
 
 
-class Batching(Value, kw_only=True):
+class Batching(Value, frozen=True, kw_only=True):
     """Dynamic batching of rows of several requests."""
 
     max_rows: Annotated[Rows, doc("Rows of a batch at most; 1 switches batching off.", 64)] = 1
@@ -145,14 +155,14 @@ class Batching(Value, kw_only=True):
     ] = ()
 
 
-class Cache(Value, kw_only=True):
+class Cache(Value, frozen=True, kw_only=True):
     """Cache of responses to equal requests."""
 
     size: Annotated[BytesOrNone, doc("Memory for responses; 0 switches the cache off.", "256Mi")] = "0"
     ttl: Annotated[PositiveDuration, doc("How long a response is good.", "5m")] = "60s"
 
 
-class Concurrency(Value, kw_only=True):
+class Concurrency(Value, frozen=True, kw_only=True):
     """Limits of one server."""
 
     instances: Annotated[int, msgspec.Meta(ge=1, le=64), doc("Copies of the model in a server.", 2)] = 1
@@ -163,7 +173,7 @@ class Concurrency(Value, kw_only=True):
     request_size: Annotated[Bytes, doc("Size of a request at most.", "4Mi")] = "16Mi"
 
 
-class Timeouts(Value, kw_only=True):
+class Timeouts(Value, frozen=True, kw_only=True):
     """How long things may take."""
 
     queue: Annotated[PositiveDuration, doc("Wait of a request in the queue.", "100ms")] = "200ms"
@@ -175,7 +185,7 @@ class Timeouts(Value, kw_only=True):
     )
 
 
-class WarmUp(Value, kw_only=True):
+class WarmUp(Value, frozen=True, kw_only=True):
     """Inferences before a server is ready."""
 
     rows: Annotated[
@@ -183,7 +193,7 @@ class WarmUp(Value, kw_only=True):
     ] = (1,)
 
 
-class Scaling(Value, kw_only=True):
+class Scaling(Value, frozen=True, kw_only=True):
     """Number of replicas."""
 
     min_replicas: Annotated[int, msgspec.Meta(ge=1, le=1000), doc("Replicas at least.", 2)] = 1
@@ -198,7 +208,7 @@ class Scaling(Value, kw_only=True):
     target: Annotated[int, msgspec.Meta(ge=1), doc("Value of the metric for one replica.", 16)] = 8
 
 
-class Standby(Value, kw_only=True):
+class Standby(Value, frozen=True, kw_only=True):
     """The model that answers when the first cannot."""
 
     model: Annotated[
@@ -212,7 +222,7 @@ class Standby(Value, kw_only=True):
     )
 
 
-class Serving(Value, kw_only=True):
+class Serving(Value, frozen=True, kw_only=True):
     """How the model is served."""
 
     resource: Annotated[Name, doc("Resource of one replica.", "gpu-small")]
@@ -226,34 +236,34 @@ class Serving(Value, kw_only=True):
     standby: Annotated[Standby | None, doc("Standby model.", {"model": "ranker-lite"})] = None
 
 
-class Step(Value, kw_only=True):
+class Step(Value, frozen=True, kw_only=True):
     """A share of the traffic, and how long it stays there before the gate decides."""
 
     weight: Annotated[int, msgspec.Meta(ge=1, le=99), doc("Share of requests in percent.", 5)]
     pause: Annotated[Duration, doc("Time before the gate looks.", "10m")] = "5m"
 
 
-class ErrorGate(Value, kw_only=True):
+class ErrorGate(Value, frozen=True, kw_only=True):
     """The share of requests that fail."""
 
     max: Annotated[Ratio, doc("Errors (5xx and 429) per request at most.", 0.01)]
 
 
-class LatencyGate(Value, kw_only=True):
+class LatencyGate(Value, frozen=True, kw_only=True):
     """A quantile of the time that requests take."""
 
     quantile: Annotated[Ratio, doc("The quantile.", 0.95)] = 0.99
     max: Annotated[PositiveDuration, doc("Time at most.", "250ms")]
 
 
-class QueueGate(Value, kw_only=True):
+class QueueGate(Value, frozen=True, kw_only=True):
     """A quantile of the time that requests wait for a batch."""
 
     quantile: Annotated[Ratio, doc("The quantile.", 0.95)] = 0.99
     max: Annotated[PositiveDuration, doc("Time at most.", "50ms")]
 
 
-class Gates(Value, kw_only=True):
+class Gates(Value, frozen=True, kw_only=True):
     """What a new version must hold before it gets more traffic; without evidence it waits."""
 
     error_ratio: Annotated[ErrorGate | None, doc("Gate on errors.", {"max": 0.01})] = None
@@ -266,7 +276,7 @@ class Gates(Value, kw_only=True):
     ] = 0.1
 
 
-class Rollout(Value, kw_only=True):
+class Rollout(Value, frozen=True, kw_only=True):
     """How a new version takes over."""
 
     strategy: Annotated[
@@ -284,7 +294,7 @@ class Rollout(Value, kw_only=True):
     ] = Gates()
 
 
-class ModelSpec(Value, kw_only=True):
+class ModelSpec(Value, frozen=True, kw_only=True):
     """One version of a model and how it is served."""
 
     targets: Targets = ()
@@ -307,7 +317,7 @@ class ModelSpec(Value, kw_only=True):
     rollout: Annotated[Rollout, doc("How a new version takes over.", {"strategy": "blueGreen"})] = Rollout()
 
 
-class Model(Value, kw_only=True):
+class Model(Value, frozen=True, kw_only=True):
     """A model that a team serves."""
 
     metadata: Team

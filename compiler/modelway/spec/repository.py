@@ -18,7 +18,7 @@ Folder = Annotated[
 ]
 
 
-class Repository(Value, kw_only=True):
+class Repository(Value, frozen=True, kw_only=True):
     """The repository's own settings (`modelway.yaml`)."""
 
     requires: Annotated[

@@ -9,14 +9,14 @@ import msgspec
 from modelway.spec.common import Bytes, Cores, Name, Shared, Targets, Value, doc
 
 
-class Gpu(Value, kw_only=True):
+class Gpu(Value, frozen=True, kw_only=True):
     """Whole GPUs of one product."""
 
     product: Annotated[Name, doc("Key of the product in the environment's `gpus`.", "l4")]
     count: Annotated[int, msgspec.Meta(ge=1, le=64), doc("GPUs of one replica.", 2)] = 1
 
 
-class Cost(Value, kw_only=True):
+class Cost(Value, frozen=True, kw_only=True):
     """Price of one replica."""
 
     per_hour: Annotated[
@@ -31,7 +31,7 @@ class Cost(Value, kw_only=True):
     ] = "USD"
 
 
-class ResourceSpec(Value, kw_only=True):
+class ResourceSpec(Value, frozen=True, kw_only=True):
     """What one replica takes, and what an hour of it costs."""
 
     targets: Targets = ()
@@ -48,7 +48,7 @@ class ResourceSpec(Value, kw_only=True):
     ] = None
 
 
-class Resource(Value, kw_only=True):
+class Resource(Value, frozen=True, kw_only=True):
     """A named size of replica, for every team."""
 
     metadata: Shared
