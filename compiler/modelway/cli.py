@@ -158,9 +158,9 @@ def compile_command(environments: tuple[str, ...], quiet: bool, **options: Any) 
 @cli.command(name="check")
 @_options("environment", "specs", "output", "strict", "format", "colour", "quiet")
 def check_command(environments: tuple[str, ...], quiet: bool, **options: Any) -> int:
-    """Compile the specs and compare; write nothing.
+    """Compile the specs and compare.
 
-    Stale, missing and extra files are named. Exit code 3 says that nothing but them is wrong.
+    Nothing is written. Stale, missing and extra files are named. Exit code 3 says that nothing else is wrong.
     """
     from modelway import workspace
 
@@ -174,7 +174,10 @@ def check_command(environments: tuple[str, ...], quiet: bool, **options: Any) ->
 @cli.command(name="list")
 @_options("environment", "specs", "json", "colour")
 def list_command(environments: tuple[str, ...], as_json: bool, **options: Any) -> int:
-    """List models with versions, replicas, GPUs and cost an hour, by environment."""
+    """List models, replicas, GPUs and cost.
+
+    By environment, with versions; GPUs and cost an hour are those of the least replicas.
+    """
     from modelway import workspace
     from modelway.report import listing
 
@@ -190,7 +193,10 @@ def list_command(environments: tuple[str, ...], as_json: bool, **options: Any) -
 @click.argument("path", required=False, shell_complete=_complete_path)
 @_options("json")
 def explain_command(path: str | None, as_json: bool) -> int:
-    """Explain a kind or field: `modelway explain Model.spec.serving.batching`."""
+    """Explain a kind or a field.
+
+    For example: modelway explain Model.spec.serving.batching
+    """
     from modelway.report import explain
 
     if path is None:
@@ -211,7 +217,7 @@ def explain_command(path: str | None, as_json: bool) -> int:
 @click.argument("kind", required=False)
 @click.option("--output", metavar="DIR", help="Write the schemas of all kinds into a folder.")
 def schema_command(kind: str | None, output: str | None) -> int:
-    """Print the JSON Schema of a kind, or write all of them for editors."""
+    """Print or write JSON Schemas for editors."""
     from modelway import workspace
     from modelway.spec.schema import schemas
 
@@ -230,13 +236,13 @@ def schema_command(kind: str | None, output: str | None) -> int:
 @click.option("--team", default="search", show_default=True, help="Team of the first model.")
 @click.option("--model", default="ranker", show_default=True, help="Name of the first model.")
 def init_command(folder: str, team: str, model: str) -> int:
-    """Make a repository that compiles: settings, a model, an environment, CI, editor settings."""
+    """Make a new repository that compiles.
+
+    It holds settings, a model, a resource, an environment, CI and editor settings.
+    """
     from modelway import workspace
 
-    try:
-        written = workspace.initialise(folder, team, model)
-    except workspace.RefusedError as refused:
-        raise click.UsageError(str(refused)) from None
+    written = workspace.initialise(folder, team, model)
     for path in written:
         click.echo(f"  wrote {path}")
     step = "" if folder == "." else f"cd {folder} && "
@@ -247,7 +253,11 @@ def init_command(folder: str, team: str, model: str) -> int:
 @cli.command(name="completion")
 @click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
 def completion_command(shell: str) -> int:
-    """Print the completion script of a shell: `eval "$(modelway completion bash)"`."""
+    """Print a shell's completion script.
+
+    For bash: eval "$(modelway completion bash)" in ~/.bashrc; likewise for zsh. For fish: modelway completion
+    fish > ~/.config/fish/completions/modelway.fish
+    """
     from click.shell_completion import get_completion_class
 
     completion = get_completion_class(shell)

@@ -191,13 +191,15 @@ def _gpus(place: Place, _: Catalog) -> Iterator[Diagnostic]:
             hint = did_you_mean(wanted.product, inventory, _known("products", inventory))
             yield diagnostic("MW208", resource.span("spec", "gpu", "product"), text, hint)
         elif wanted.count > inventory[wanted.product].per_node:
-            text = f'{wanted.count} GPUs for a replica; a node of "{place.name}" has {inventory[wanted.product].per_node}'
+            most = inventory[wanted.product].per_node
+            text = f'{wanted.count} GPUs for a replica; a node of "{place.name}" has {most}'
             yield diagnostic(
                 "MW208", resource.span("spec", "gpu", "count"), text, "no pod of it could be placed"
             )
     for product, count in sorted(used.items()):
         if product in inventory and count > inventory[product].count:
-            text = f'the models of "{place.name}" need {count} of {inventory[product].count} "{product}" at least'
+            have = inventory[product].count
+            text = f'the models of "{place.name}" need {count} of {have} "{product}" at least'
             span = place.environment.span("spec", "gpus", product, "count")
             yield diagnostic("MW216", span, text, "lower minReplicas, or add GPUs")
 
@@ -230,27 +232,42 @@ def _weights(place: Place, _: Catalog) -> Iterator[Diagnostic]:
         uri = model.spec.spec.artifact.uri
         if uri.startswith("file:"):
             text = f'the pods of "{place.name}" cannot read {uri}'
-            hint = "name an image (oci://) or a store (s3://, gs://, https://), in its overlay if not everywhere"
+            hint = "name an image (oci://) or a store (s3://, gs://, https://), perhaps in its overlay"
             yield diagnostic("MW408", model.span("spec", "artifact", "uri"), text, hint)
 
 
 def _windows(place: Place, _: Catalog) -> Iterator[Diagnostic]:
-    retention = place.environment.spec.spec.monitoring.retention
+    monitoring = place.environment.spec.spec.monitoring
+    keeps = (monitoring.retention, f'what Prometheus keeps in "{place.name}"')
+    yield from _scrapes(place)
     for alert in place.alerts.values():
         spec = alert.spec.spec
         if spec.objectives.availability or spec.objectives.latency:
-            yield from _fits(alert, ("spec", "period"), spec.period, retention, f'what Prometheus keeps in "{place.name}"')
+            yield from _fits(alert, ("spec", "period"), spec.period, *keeps)
         for at, threshold in _thresholds(alert.spec):
             for name, value in (("window", threshold.window), ("for", threshold.for_)):
                 yield from _fits(alert, (*at, name), value, spec.period, "the alert's period")
-                yield from _fits(
-                    alert, (*at, name), value, retention, f'what Prometheus keeps in "{place.name}"'
+                yield from _fits(alert, (*at, name), value, *keeps)
+            if milliseconds(threshold.window) < _SAMPLES * milliseconds(monitoring.scrape_interval):
+                text = (
+                    f'a window of {threshold.window} holds fewer than {_SAMPLES} samples in "{place.name}", '
+                    f"one every {monitoring.scrape_interval}"
                 )
+                yield diagnostic("MW210", alert.span(*at, "window"), text, "widen it; 5m will do")
         if spec.absence is not None:
-            at = ("spec", "absence", "for")
-            yield from _fits(
-                alert, at, spec.absence.for_, retention, f'what Prometheus keeps in "{place.name}"'
-            )
+            yield from _fits(alert, ("spec", "absence", "for"), spec.absence.for_, *keeps)
+
+
+_SAMPLES = 4  # a rate needs two, and one scrape in a window may fail or come late
+_RATE_WINDOW = "5m"  # of the rules and gates that no spec gives a window
+
+
+def _scrapes(place: Place) -> Iterator[Diagnostic]:
+    interval = place.environment.spec.spec.monitoring.scrape_interval
+    if _SAMPLES * milliseconds(interval) > milliseconds(_RATE_WINDOW):
+        text = f"with a sample every {interval} a rate over {_RATE_WINDOW} is mostly empty"
+        span = place.environment.span("spec", "monitoring", "scrapeInterval")
+        yield diagnostic("MW210", span, text, "scrape at least every 75s; alerts and gates depend on it")
 
 
 def _fits(

@@ -23,7 +23,8 @@ from modelway.strict import loose_tabs, strange_lines
 Json = dict[str, Any] | list[Any] | str | int | float | bool | None
 Pointer = tuple[str | int, ...]
 
-_MAX_NOTES = 100  # on empty documents of one file, of which 8 MB hold two million
+MAX_DOCUMENTS = 10_000  # of one file: 8 MB hold two million, an empty one each line
+_MAX_NOTES = 100  # on the empty documents of one file
 _SEPARATOR = re.compile(rb"(?<=[\r\n])---(?=[ \t\r\n]|\Z)")
 _DIRECTIVE = re.compile(rb"(?:\A|(?<=[\r\n]))%")
 
@@ -54,15 +55,15 @@ class Document:
 
     def span(self, pointer: Pointer) -> Span:
         """Where the value at ``pointer`` stands; if there is none, the nearest one above it."""
-        return self._find(pointer)[1]
+        return self._span(self._find(pointer)[1])
 
     def key_span(self, pointer: Pointer) -> Span:
         """Where the key that ends ``pointer`` stands; of a list's item and of the root, the value."""
-        return self._find(pointer)[0]
+        return self._span(self._find(pointer)[0])
 
-    def _find(self, pointer: Pointer) -> tuple[Span, Span]:
-        place, last = _places(self.source, self.part)
-        key = place
+    def _find(self, pointer: Pointer) -> tuple[Place, Place]:
+        """The places of the key and of the value, as far as the pointer leads."""
+        key = place = _places(self.source, self.part)[0]
         for step in pointer:
             inside = place[4]
             if isinstance(inside, dict) and step in inside:
@@ -71,8 +72,11 @@ class Document:
                 key = place = inside[step]
             else:
                 break
-        path, line = self.source.path, self.part.line
-        return span_of(path, key, line, last), span_of(path, place, line, last)
+        return key, place
+
+    def _span(self, place: Place) -> Span:
+        last = _places(self.source, self.part)[1]
+        return span_of(self.source.path, place, self.part.line, last)
 
 
 @lru_cache(maxsize=64)  # of the files that findings are about, few are in hand at one time
@@ -92,11 +96,17 @@ def load(source: SourceFile) -> tuple[list[Document], list[Diagnostic]]:
     undecoded = undecodable(source.path, source.data)
     if undecoded is not None:
         return [], [undecoded]
+    parts = _parts(source.data)
+    if len(parts) > MAX_DOCUMENTS + 1:  # the first may be a comment
+        line = parts[MAX_DOCUMENTS].line + 1
+        span = Span(source.path, line, 1, line, 4)
+        text = f"the file holds more than {MAX_DOCUMENTS} documents"
+        return [], [diagnostic("MW002", span, text, "split it")]
     documents: list[Document] = []
     notes: list[Diagnostic] = []
     reader: Reader | None = None
     index = 0
-    for part in _parts(source.data):
+    for part in parts:
         data = source.data[part.start : part.end]
         values = quick.read(data)
         if values is not None:

@@ -9,12 +9,14 @@ same values.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 from modelway.scalars import WORDS, Problem, resolve
 
-MAX_BYTES = 1 << 18  # of one document: all its lines are held at once, and no spec is as long
+_AT_ONCE = 1 << 16  # characters whose lines are held at one time
 _MAX_BLOCKS, _MAX_BRACKETS = 60, 30  # together less than the depth that ``events`` allows
 
 # What may stand in a comment or in quotes; what ``characters`` forbids is left to it.
@@ -50,8 +52,6 @@ class _Unsure(Exception):
 
 def read(data: bytes) -> list[Any] | None:
     """The documents (none or one) in valid UTF-8 that holds at most one; None when it is not certain."""
-    if len(data) > MAX_BYTES:
-        return None
     explicit = data.startswith(b"---")
     try:
         found = _blocks(data.removeprefix(b"---\n").replace(b"\r\n", b"\n").decode())
@@ -66,7 +66,7 @@ def _blocks(text: str) -> list[Any]:
     at = 0  # its indentation
     above: list[tuple[Any, int]] = []  # the collections around it
     waiting: str | None = None  # a key of ``top`` with nothing behind it: the next line decides
-    for indentation, dash, key, value, other in _LINE.findall(text):
+    for indentation, dash, key, value, other in _lines(text):
         if dash or not key or waiting is not None or len(indentation) != at or top.__class__ is list:
             if not (key or dash):
                 if value or other:
@@ -94,6 +94,22 @@ def _blocks(text: str) -> list[Any]:
     if waiting is not None:
         top[waiting] = None
     return [root] if root else []
+
+
+def _lines(text: str) -> Iterable[Any]:
+    if len(text) <= _AT_ONCE:
+        return _LINE.findall(text)
+    return chain.from_iterable(_LINE.findall(text, start, end) for start, end in _slices(text))
+
+
+def _slices(text: str) -> Iterator[tuple[int, int]]:
+    start = 0
+    while start < len(text):
+        end = text.find("\n", start + _AT_ONCE)
+        if end < 0:
+            end = len(text)
+        yield start, end
+        start = end + 1
 
 
 def _collection(

@@ -262,12 +262,13 @@ def _resolved(
 
 def _exists(value: Any, pointer: Pointer) -> bool:
     for step in pointer:
-        if isinstance(value, dict) and step in value:
-            value = value[step]
-        elif isinstance(value, list) and isinstance(step, int) and step < len(value):
-            value = value[step]
+        if isinstance(value, list):
+            there = isinstance(step, int) and step < len(value)
         else:
+            there = isinstance(value, dict) and step in value
+        if not there:
             return False
+        value = value[step]
     return True
 
 

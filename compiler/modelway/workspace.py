@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import click
+
 from modelway import repository, tree
 from modelway.diagnostics import Diagnostic, Severity, Span, diagnostic, has_errors, sort_unique
 from modelway.pipeline import Compilation, Progress, compile_specs, list_rows
@@ -20,8 +22,8 @@ from modelway.spec.repository import Repository
 OK, FOUND, STALE = 0, 1, 3
 
 
-class RefusedError(Exception):
-    """What was asked for would destroy something; the message says what."""
+class RefusedError(click.UsageError):
+    """The command line asks for what is not there, or for what would destroy something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ def compile_and_compare(
         return _outcome(found, sources, strict=strict)
     comparison = tree.compare(folders.output, compilation.files, environments=_scope(only))
     counts = {name: len(getattr(comparison, name)) for name in ("stale", "missing", "extra")}
-    counts["unchanged"] = len(compilation.files) - counts["stale"] - counts["missing"]
+    counts["unchanged"] = _in_scope(compilation, only) - counts["stale"] - counts["missing"]
     mend = _mend(specs, output, only)
     stale = [
         diagnostic(code, Span(f"{folders.shown_output}/{path}"), text, f"run: {mend}")
@@ -88,7 +90,7 @@ def compile_and_write(
     refused = _outcome(found, sources, strict=strict)
     if folders is None or refused.code != OK:
         return refused
-    total = len(compilation.files)
+    total = _in_scope(compilation, only)
 
     so_far = 0
 
@@ -116,7 +118,7 @@ def list_models(specs: str | None, only: Sequence[str]) -> tuple[Outcome, list[R
     if folders is None:
         return _outcome(found, _bytes(sources), strict=False), []
     rows, problems = list_rows(sources, found)
-    problems = [*problems, *_unknown(only, {row.environment for row in rows}, problems)]
+    _must_know(only, {row.environment for row in rows}, problems)
     wanted = [row for row in rows if not only or row.environment in only]
     return _outcome(problems, _bytes(sources), strict=False), wanted
 
@@ -150,7 +152,7 @@ def initialise(folder: str, team: str, model: str) -> list[str]:
 
     for what, name in (("team", team), ("model", model)):
         if not re.fullmatch("[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?", name):
-            raise RefusedError(f'the {what} "{name}" is not made of lower-case letters, digits and inner hyphens')
+            raise RefusedError(f'the {what} "{name}" is not of lower-case letters, digits and inner hyphens')
     root = Path(folder)
     files = scaffold.files(team, model)
     there = [path for path in files if (root / path).exists() or (root / path).is_symlink()]
@@ -169,9 +171,7 @@ def _compile(
     if folders is None:
         return None, _bytes(sources), Compilation((), tuple(found), ())
     compilation = compile_specs(sources, found, progress)
-    unknown = _unknown(only, set(compilation.environments), compilation.diagnostics)
-    if unknown:
-        compilation = Compilation((), (*compilation.diagnostics, *unknown), compilation.environments)
+    _must_know(only, set(compilation.environments), compilation.diagnostics)
     return folders, _bytes(sources), compilation
 
 
@@ -220,16 +220,11 @@ def _read(specs: str | None, output: str | None) -> tuple[Folders | None, list[D
     return folders, [*found, *unread], [*sources, *read][len(sources) :] if settings else read
 
 
-def _unknown(only: Sequence[str], known: set[str], found: Sequence[Diagnostic]) -> list[Diagnostic]:
-    if has_errors(found):
-        return []
-    return [
-        diagnostic(
-            "MW203", Span("-e"), f'there is no environment "{name}"', f"there are {', '.join(sorted(known))}"
-        )
-        for name in only
-        if name not in known
-    ]
+def _must_know(only: Sequence[str], known: set[str], found: Sequence[Diagnostic]) -> None:
+    """Raises RefusedError for an environment that is asked for and not there; a wrong spec is told first."""
+    unknown = [] if has_errors(found) else sorted(set(only) - known)
+    if unknown:
+        raise RefusedError(f'there is no environment "{unknown[0]}"; there are {", ".join(sorted(known))}')
 
 
 def _outcome(found: Sequence[Diagnostic], sources: dict[str, bytes], *, strict: bool) -> Outcome:
@@ -244,6 +239,13 @@ def _foreign(folders: Folders, paths: Sequence[str]) -> list[Diagnostic]:
         diagnostic("MW501", Span(f"{folders.shown_output}/{path}"), "is not a file that Modelway owns", hint)
         for path in paths
     ]
+
+
+def _in_scope(compilation: Compilation, only: Sequence[str]) -> int:
+    """How many files the folder should hold, those of the index (one an environment and team) among them."""
+    folders = [file.path.split("/", 2)[:2] for file in compilation.files]
+    wanted = [tuple(folder) for folder in folders if not only or folder[0] in only]
+    return len(wanted) + len(set(wanted))
 
 
 def _scope(only: Sequence[str]) -> frozenset[str] | None:

@@ -30,7 +30,7 @@ def default_deny(team: str, environment: str, labels: dict[str, str], spec: str)
 
 
 def network_policy(workload: Workload) -> KubeObject:
-    """Requests from the gateway (from anywhere in the cluster without one), scrapes, DNS, weights, standby."""
+    """Requests from the gateway (from the whole cluster without one), scrapes, DNS, weights, standby."""
     value = {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",

@@ -8,6 +8,7 @@
 | replicas by load | keda or metricsAdapter | minReplicas, fixed | MW402: a warning |
 | weights in an image | imageVolumes and Kubernetes 1.36 | init container that fetches | MW403: a note |
 | PodMonitor, PrometheusRule | prometheusOperator | scrape annotations, rules in a ConfigMap | MW404: a note |
+| thresholds on GPUs | a watched model with one | no rule | MW410: a note |
 | HTTPRoute, GRPCRoute | gatewayAPI | Services alone | MW405: a warning if weights were asked |
 
 An environment without a cluster gets plain files, and nothing is said: nothing was lost.
@@ -19,7 +20,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from modelway.diagnostics import Diagnostic, Span, diagnostic
-from modelway.resolve import Deployed, Place, Resolved
+from modelway.resolve import Deployed, Place, Resolved, watched_by
+from modelway.spec.alert import Alert
 from modelway.spec.environment import Environment
 from modelway.spec.model import Model
 
@@ -93,10 +95,12 @@ def _lost_rollout(
     span = model.span("spec", "rollout", "strategy")
     hint = "write strategy: rolling in its overlay if that is meant"
     if not cluster.add_ons.rollouts:
-        text = f'"{environment.key}" has no rollouts: the {wanted} of "{model.key}" becomes a rolling update without gates'
+        text = f'"{environment.key}" has no rollouts: "{model.key}", a {wanted}, is updated without gates'
         yield diagnostic("MW401", span, text, hint, said)
     else:
-        text = f'"{environment.key}" has no gatewayAPI to weigh traffic: "{model.key}" is updated pod by pod, without gates'
+        text = (
+            f'"{environment.key}" has no gatewayAPI to weigh traffic: "{model.key}" is updated without gates'
+        )
         yield diagnostic("MW405", span, text, hint, said)
 
 
@@ -105,7 +109,19 @@ def steps_down_of_environment(place: Place) -> Iterator[Diagnostic]:
     cluster = place.environment.spec.spec.cluster
     if cluster is not None and not cluster.add_ons.prometheus_operator:
         text = (
-            f'"{place.name}" has no prometheusOperator: pods carry scrape annotations, rules lie in ConfigMaps '
-            "labelled modelway.dev/prometheus-rules"
+            f'"{place.name}" has no prometheusOperator: pods carry scrape annotations, '
+            "rules lie in ConfigMaps labelled modelway.dev/prometheus-rules"
         )
-        yield diagnostic("MW404", place.environment.key_span("spec", "cluster", "addOns"), text)
+        hint = "let Prometheus' scrape configuration set job to the pod's label app.kubernetes.io/name"
+        yield diagnostic("MW404", place.environment.key_span("spec", "cluster"), text, hint)
+    for alert in place.alerts.values():
+        limits = alert.spec.spec.thresholds
+        for name, limit in (("gpuUtilization", limits.gpu_utilization), ("gpuMemory", limits.gpu_memory)):
+            if limit and cluster is not None and not _has_gpu(alert.spec, place):
+                text = f'no model that it watches has a GPU in "{place.name}": no rule is made of it'
+                yield diagnostic("MW410", alert.key_span("spec", "thresholds", name), text)
+
+
+def _has_gpu(alert: Alert, place: Place) -> bool:
+    models = watched_by(alert, place.models)
+    return any(place.resources[model.spec.spec.serving.resource].spec.spec.gpu for model in models)

@@ -67,7 +67,7 @@ def counted(number: int, noun: str) -> str:
 
 def counts(diagnostics: Iterable[Diagnostic]) -> dict[Severity, int]:
     """How many there are of each severity, the worst first, zeros included."""
-    found = {severity: 0 for severity in sorted(Severity, reverse=True)}
+    found = dict.fromkeys(sorted(Severity, reverse=True), 0)
     for diagnostic in diagnostics:
         found[diagnostic.severity] += 1
     return found
@@ -76,12 +76,12 @@ def counts(diagnostics: Iterable[Diagnostic]) -> dict[Severity, int]:
 def extent(span: Span) -> tuple[int, int, int, int]:
     """Line, column, end line, end column, each at least 1 and the end never before the start."""
     # Comparisons, not max(): this runs several times for each of what may be 100,000.
-    line = span.line if span.line > 1 else 1
-    column = span.column if span.column > 1 else 1
-    end_column = span.end_column if span.end_column > 1 else 1
+    line = max(1, span.line)
+    column = max(1, span.column)
+    end_column = max(1, span.end_column)
     if span.end_line > line:
         return line, column, span.end_line, end_column
-    return line, column, line, end_column if end_column > column else column
+    return line, column, line, max(column, end_column)
 
 
 class SourceLines:

@@ -46,7 +46,7 @@ def paths(prefix: str) -> list[str]:
 
 def text(path: str) -> str:
     """The field and, below it, the fields that it holds."""
-    kind, pointer, node = find(path)
+    kind, _, node = find(path)
     lines = [path, "", f"  {node.get('description', '')}", ""]
     lines += [f"  {name:9}{value}" for name, value in _facts(node)]
     fields = node.get("properties") or {}

@@ -27,7 +27,7 @@ def files(team: str, model: str) -> dict[str, bytes]:
     templates = SandboxedEnvironment(
         loader=PackageLoader("modelway.scaffold"),
         undefined=StrictUndefined,
-        autoescape=False,  # noqa: S701 - YAML, not HTML; the two names have been checked
+        autoescape=False,
         keep_trailing_newline=True,
     )
     series = ".".join(__version__.split(".")[:2])

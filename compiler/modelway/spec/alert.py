@@ -128,7 +128,9 @@ class AlertSpec(Value, frozen=True, kw_only=True):
         Annotated[
             str,
             msgspec.Meta(
-                pattern=r"^https?://(?![^/]*@)[^\s\x00-\x1f\"<>\\^`{|}]+$", max_length=2048, title="an http(s) URL"
+                pattern=r"^https?://(?![^/]*@)[^\s\x00-\x1f\"<>\\^`{|}]+$",
+                max_length=2048,
+                title="an http(s) URL without user or password",
             ),
         ]
         | None,

@@ -126,7 +126,7 @@ class Shared(Value, frozen=True, kw_only=True):
     name: Annotated[Name, doc("Name of the spec, unique in its kind.", "gpu-small")]
     labels: Annotated[
         dict[LabelKey, LabelValue],
-        doc("Labels: a Resource's on its pods, an Environment's on its namespaces.", {"cost-centre": "platform"}),
+        doc("Labels: a Resource's on its pods, an Environment's on namespaces.", {"cost-centre": "platform"}),
     ] = {}
 
 
@@ -178,5 +178,5 @@ def canonical_amount(value: Decimal, *, binary: bool) -> str:
         if count == count.to_integral_value() and (count >= 1 or value == 0):
             return f"{int(count)}{unit}" if value else "0"
     return canonical_amount(
-        value.quantize(Decimal("1") if binary else Decimal("0.001"), ROUND_UP), binary=binary
+        value.quantize(Decimal(1) if binary else Decimal("0.001"), ROUND_UP), binary=binary
     )

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from modelway.spec.common import (
-    PositiveDuration,
+    Bytes,
     LabelValue,
     Name,
+    PositiveDuration,
     PrometheusLabel,
-    Bytes,
     Shared,
     Value,
     doc,

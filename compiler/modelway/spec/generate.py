@@ -1,4 +1,6 @@
-"""JSON Schemas (2020-12) of the kinds, made from their types; ``python -m modelway.spec.generate`` keeps them.
+"""JSON Schemas (2020-12) of the kinds, made from their types.
+
+``python -m modelway.spec.generate`` keeps them in ``schemas.json``.
 
 The types say everything once; here the schemas get what JSON needs beyond them: the envelope
 (``apiVersion``, ``kind``), a title for every field, and for every mapping a *patch* in which
@@ -38,7 +40,8 @@ def schemas() -> dict[str, Schema]:
     for kind in PATCHED:
         components[f"{kind}Spec"]["properties"]["environments"] = _overlays(kind)
     patches = {f"{name}Patch": _patch(schema) for name, schema in components.items()}
-    documents = {kind: _document(kind, {**components, **patches}) for kind in (type_.__name__ for type_ in TYPES)}
+    kinds = [type_.__name__ for type_ in TYPES]
+    documents = {kind: _document(kind, {**components, **patches}) for kind in kinds}
     return {**documents, REPOSITORY: _settings(components["Repository"])}
 
 

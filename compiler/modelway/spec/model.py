@@ -92,7 +92,7 @@ class Artifact(Value, frozen=True, kw_only=True):
     uri: Annotated[
         ArtifactUri,
         doc(
-            "Where the weights are: `oci://` (an image), `s3://`, `gs://`, `https://`, or `file:` without a cluster.",
+            "Where the weights are: `oci://` (an image), `s3://`, `gs://`, `https://`; `file:` without a cluster.",
             "s3://shop-models/ranker/46.1.0/model.onnx",
         ),
     ]
@@ -105,8 +105,8 @@ class Artifact(Value, frozen=True, kw_only=True):
         ]
         | None,
         doc(
-            "Name of the weights file in the folder `models` of an image, or once fetched; when left out, the last "
-            "part of a URI that ends in the format's suffix, else `model.onnx` or `model.safetensors`.",
+            "Name of the weights file in the folder `models` of an image, or once fetched; when left out, "
+            "the last part of a URI with the format's suffix, else `model.onnx` or `model.safetensors`.",
             "ranker.onnx",
         ),
     ] = None
