@@ -41,8 +41,9 @@ def text_of(data: bytes) -> str:
 
 def place_of(text: str, offset: int) -> tuple[int, int]:
     """0-based line and column of a character."""
-    before = lines(text[:offset])
-    return len(before) - 1, len(before[-1])
+    before = text[:offset]
+    row = before.count("\n") + before.count("\r") - before.count("\r\n")
+    return row, offset - 1 - max(before.rfind("\n"), before.rfind("\r"))
 
 
 def undecodable(path: str, data: bytes) -> Diagnostic | None:
@@ -55,7 +56,8 @@ def undecodable(path: str, data: bytes) -> Diagnostic | None:
     try:
         data.decode()
     except UnicodeDecodeError as error:
-        line, column = place_of(text_of(data[: error.start]), error.start)
+        before = text_of(data[: error.start])
+        line, column = place_of(before, len(before))
         span = Span(path, line + 1, column + 1, line + 1, column + 2)
         bad = data[error.start : error.start + 3]
         if bad[0] == 0xED and len(bad) == 3 and 0xA0 <= bad[1] <= 0xBF:  # UTF-8 as Java and CESU write it
@@ -89,16 +91,12 @@ def forbidden(path: str, text: str, line: int = 0) -> list[Diagnostic]:
     """Each character that YAML does not allow, at its first place in ``text``, after ``line`` lines."""
     if not _FORBIDDEN.search(text):
         return []
-    first: dict[str, int] = {}
-    times: dict[str, int] = {}
-    for match in _FORBIDDEN.finditer(text):
-        first.setdefault(match[0], match.start())
-        times[match[0]] = times.get(match[0], 0) + 1
     found = []
-    for char, offset in first.items():
-        row, column = place_of(text, offset)
+    for char in filter(_FORBIDDEN.match, set(text)):
+        row, column = place_of(text, text.index(char))
         span = Span(path, line + row + 1, column + 1, line + row + 1, column + 2)
-        again = f", here and {times[char] - 1} times more" if times[char] > 1 else ""
+        more = text.count(char) - 1
+        again = "" if not more else ", here and once more" if more == 1 else f", here and {more} times more"
         message = f"the character U+{ord(char):04X}{_NAMES.get(char, '')} is not allowed{again}"
         hint = "delete it, or write it as an escape within double quotes"
         found.append(diagnostic("MW005", span, message, hint))

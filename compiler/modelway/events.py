@@ -7,6 +7,7 @@ for what ``quick`` does not read, and whenever somebody asks where a value stand
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -60,6 +61,8 @@ class _Stop(Exception):
 
 
 _DEEP = "nest less: no spec needs as much"
+_UNTAG = "remove it, and quote what is text"
+_KEY = "while scanning a simple key"  # libyaml's words
 _NO_KEY = object()  # the mapping waits for a key
 _DROPPED = object()  # the key was refused: its value is read and forgotten
 _BAD = object()  # a scalar that was refused
@@ -74,8 +77,13 @@ class Reader:
     def __init__(self, path: str) -> None:
         self.path = path
         self.found: list[Diagnostic] = []
-        self.full = False  # the rest of the file is not worth reading
+        self._stopped = False
         self._expansion = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether the rest of the file is not worth reading."""
+        return self._stopped or len(self.found) >= MAX_FINDINGS
 
     def read(self, data: bytes, line: int = 0) -> list[Node]:
         """The documents of ``data``, valid UTF-8 that ``line`` lines stand before in the file."""
@@ -97,14 +105,13 @@ class Reader:
             events.DocumentEndEvent: self._finish,
         }
         parser = CParser(data)
-        try:
-            parser.get_event()  # the start of the stream
-            while (event := parser.get_event()).__class__ is not events.StreamEndEvent:
-                handlers[event.__class__](event)
-        except _Stop:
-            pass
-        except YAMLError as error:
-            self._failed(error)
+        with suppress(_Stop):
+            try:
+                parser.get_event()  # the start of the stream
+                while (event := parser.get_event()).__class__ is not events.StreamEndEvent:
+                    handlers[event.__class__](event)
+            except YAMLError as error:
+                self._failed(error)
         return self._nodes
 
     # --- documents ------------------------------------------------------------------------------
@@ -200,7 +207,7 @@ class Reader:
         if self._expansion > MAX_EXPANSION:
             text = f"with *{shown(name)}, the aliases of the file stand for more than {MAX_EXPANSION} values"
             self._report("MW008", place, text, "write less, or write it out")
-            self.full = True
+            self._stopped = True
             raise _Stop
         if self._top is not None and self._top.height <= target.height:
             self._top.height = target.height + 1
@@ -249,13 +256,15 @@ class Reader:
 
     def _no_string(self, value: Any, place: Place, text: str) -> None:
         if isinstance(value, dict | list):
-            kind = "mapping" if isinstance(value, dict) else "list"
-            self._report("MW013", place, f"the key is a {kind}", "write a string")
+            kind, signs = ("mapping", "braces") if isinstance(value, dict) else ("list", "brackets")
+            hint = f"write a string; {signs} that are text, such as a template's, are quoted"
+            self._report("MW013", place, f"the key is a {kind}", hint)
         elif not text:
             self._report("MW013", place, "the key is empty", "write a key before the ':'")
         else:
             text = shown(text)
-            self._report("MW013", place, f"the key {text} is not a string", f'quote it: "{text}"')
+            hint = "write the key out" if text[0] == "*" else f'quote it: "{text}"'
+            self._report("MW013", place, f"the key {text} is not a string", hint)
 
     def _problem(self, problem: Problem, text: str, place: Place) -> object:
         frame, hint = self._top, problem.hint
@@ -270,7 +279,7 @@ class Reader:
 
     def _tag(self, event: Any, place: Place) -> object:
         tag = shown(event.tag.replace("tag:yaml.org,2002:", "!!", 1))
-        self._report("MW010", place, f"the tag {tag} is not allowed", "remove it, and quote what is text")
+        self._report("MW010", place, f"the tag {tag} is not allowed", _UNTAG)
         return _BAD
 
     def _block(self, event: Any, place: Place) -> None:
@@ -298,19 +307,27 @@ class Reader:
         rows = lines(self._characters())
         row = rows[mark.line] if mark.line < len(rows) else ""
         char = row[mark.column : mark.column + 1]
-        message, hint = malformed(error.problem or "", row[: mark.column], char)
         place = (mark.line, mark.column, mark.line, mark.column + len(char), None)
-        opening = self._top
-        if context is not None and (error.context or "").endswith("quoted scalar"):
-            opening = _Frame(None, None, context.line, context.column, 0)
-        related = self._opened(rows, opening) if opening else ()
+        if " tag" in (error.context or "") or error.problem == "found undefined tag handle":
+            self._report("MW010", place, "a tag is not allowed", _UNTAG)
+            return
+        if error.problem == "did not find expected <document start>" and self._nodes:
+            self._nodes[-1] = self._nodes[-1]._replace(whole=False)  # more follows than it seemed
+        message, hint = malformed(error.problem or "", row[: mark.column], char)
+        begun = error.context in ("while scanning a quoted scalar", "while parsing a quoted scalar", _KEY)
+        opening = context if begun else self._top
+        related = self._opened(rows, opening.line, opening.column, error.context) if opening else ()
         self._report("MW006", place, message, hint, related)
 
-    def _opened(self, rows: list[str], frame: _Frame) -> tuple[tuple[Span, str], ...]:
-        """The bracket or quote that was open when libyaml gave up."""
-        char = rows[frame.line][frame.column : frame.column + 1]
-        place = (frame.line, frame.column, frame.line, frame.column + 1, None)
-        return ((self.span(place), f"the {char} opens here"),) if char in ("[", "{", '"', "'") else ()
+    def _opened(
+        self, rows: list[str], line: int, column: int, context: str | None
+    ) -> tuple[tuple[Span, str], ...]:
+        """The bracket, quote or key that was open when libyaml gave up, as a related place."""
+        char = rows[line][column : column + 1]
+        span = self.span((line, column, line, column + 1, None))
+        if context == _KEY:
+            return ((span, "the key begins here"),)
+        return ((span, f"the {char} opens here"),) if char in ("[", "{", '"', "'") else ()
 
     def _report(
         self,
@@ -321,10 +338,9 @@ class Reader:
         related: tuple[tuple[Span, str], ...] = (),
     ) -> None:
         self.found.append(diagnostic(code, self.span(place), message, hint, related))
-        if len(self.found) >= MAX_FINDINGS:
+        if self.full:
             more = f"the file is read no further after {MAX_FINDINGS} findings"
             self.found[-1] = replace(self.found[-1], hint=f"{hint}; {more}" if hint else more)
-            self.full = True
             raise _Stop
 
     def span(self, place: Place) -> Span:

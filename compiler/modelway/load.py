@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
 from modelway import quick
@@ -156,7 +156,7 @@ def _parts(data: bytes) -> list[Part]:
     """The bytes cut before every line ``---``, which begins a document wherever it stands."""
     if (b"\n---" not in data and (b"\r" not in data or b"\r---" not in data)) or _DIRECTIVE.search(data):
         return [Part(0, len(data))]
-    starts = [match.start() for match in _SEPARATOR.finditer(data)]
+    starts = [match.start() for match in islice(_SEPARATOR.finditer(data), MAX_DOCUMENTS + 1)]
     parts: list[Part] = []
     line = 0
     for start, end in pairwise([0, *starts, len(data)]):

@@ -37,6 +37,10 @@ _WORDS = {
         "a new document was expected here",
         "begin it with a line '---', and close every bracket and quote before",
     ),
+    "found unexpected ':'": (
+        "a ':' stands within a value",
+        "put a space behind the ':' of a key, and quote a value that holds one",
+    ),
     "found unexpected end of stream": ("the quotes are never closed", "close them"),
     "found unexpected document indicator": ("the quotes are never closed", "close them"),
     "found unknown escape character": (
@@ -63,6 +67,7 @@ _WORDS = {
         "0 is no indentation",
         "leave the digit after '|' or '>' out",
     ),
+    "could not find expected directive name": ("a line that begins with '%'", "quote it, or remove it"),
     "found incompatible YAML document": (
         "%YAML asks for another version",
         "write '%YAML 1.2', or leave it out",
@@ -76,7 +81,12 @@ _TABS = (
 )
 _CANNOT_START = "found character that cannot start any token"
 _NO_VALUE = "mapping values are not allowed in this context"
-_CLOSING = ("did not find expected key", "did not find expected node content")
+_CLOSING = (
+    "did not find expected key",
+    "did not find expected node content",
+    "did not find expected <document start>",
+)
+_MAX_KEY = 1024  # of a key on one line, to libyaml and to the standard
 
 
 def malformed(problem: str, before: str, char: str) -> tuple[str, str]:
@@ -93,6 +103,8 @@ def malformed(problem: str, before: str, char: str) -> tuple[str, str]:
 
 
 def _second_colon(before: str) -> tuple[str, str]:
+    if len(before) > _MAX_KEY:
+        return f"a key of more than {_MAX_KEY} characters", "shorten it, or quote the text if it is a value"
     if ": " in before:
         return "a second ':' on one line", "quote the text if the ':' belongs to it, else begin a new line"
     message = "the key continues the value above it"

@@ -16,6 +16,7 @@ from typing import Any
 
 from modelway.scalars import WORDS, Problem, resolve
 
+_MAX_FLOW = 1 << 12  # characters of a flow collection, all taken apart at one time
 _AT_ONCE = 1 << 16  # characters whose lines are held at one time
 _MAX_BLOCKS, _MAX_BRACKETS = 60, 30  # together less than the depth that ``events`` allows
 
@@ -143,6 +144,8 @@ def _value(text: str) -> Any:
 
 def _brackets(text: str) -> Any:
     """A flow collection on one line."""
+    if len(text) > _MAX_FLOW:
+        raise _Unsure
     outside: list[Any] = []
     top: Any = outside
     around: list[Any] = []

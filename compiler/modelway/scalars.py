@@ -55,8 +55,10 @@ WORDS: dict[str, Scalar | Problem] = {
     **dict.fromkeys(_cased("true"), True),
     **dict.fromkeys(_cased("false"), False),
     **{word: _word(word) for word in _cased("yes", "no", "on", "off")},
-    "=": Problem("MW014", "some readers of YAML refuse a plain =", 'quote it: "="'),
-    "<<": Problem("MW014", "some readers of YAML refuse a plain << that is not a key", 'quote it: "<<"'),
+    **{
+        word: Problem("MW014", f"some readers of YAML refuse a plain {word}", f'quote it: "{word}"')
+        for word in ("=", "<<", "-")
+    },
 }
 
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")

@@ -1,6 +1,8 @@
 """HTTPRoute and GRPCRoute, each under a hostname of its own.
 
 Two routes of different kinds with intersecting hostnames on one listener: only one is accepted.
+What the API server would fill in within lists (group, kind, weight) is written out: a plain
+comparison of Git with the cluster would differ for ever otherwise.
 """
 
 from __future__ import annotations
@@ -33,7 +35,14 @@ def _route(workload: Workload, gateway: Gateway, kind: str, name: str, rule: Jso
         "kind": kind,
         "metadata": workload.meta(name, names.WAVE_NETWORK),
         "spec": {
-            "parentRefs": [{"name": gateway.name, "namespace": gateway.namespace}],
+            "parentRefs": [
+                {
+                    "group": "gateway.networking.k8s.io",
+                    "kind": "Gateway",
+                    "name": gateway.name,
+                    "namespace": gateway.namespace,
+                }
+            ],
             "hostnames": [f"{name}.{gateway.domain}"],
             "rules": [rule],
         },
@@ -43,10 +52,13 @@ def _route(workload: Workload, gateway: Gateway, kind: str, name: str, rule: Jso
 
 def _backends(workload: Workload, port: int) -> list[Json]:
     """A canary's plugin finds both Services by name and moves their weights; Git says all is stable."""
-    stable = {"name": names.role(workload.name, names.STABLE), "port": port}
     if workload.forms.strategy != "canary":
-        return [stable]
+        return [_backend(names.role(workload.name, names.STABLE), port, 1)]
     return [
-        {**stable, "weight": 100},
-        {"name": names.role(workload.name, names.CANARY), "port": port, "weight": 0},
+        _backend(names.role(workload.name, names.STABLE), port, 100),
+        _backend(names.role(workload.name, names.CANARY), port, 0),
     ]
+
+
+def _backend(service: str, port: int, weight: int) -> Json:
+    return {"group": "", "kind": "Service", "name": service, "port": port, "weight": weight}

@@ -79,11 +79,11 @@ def _spread(workload: Workload) -> Json:
 
 def _server(workload: Workload) -> Json:
     ports = [
-        {"name": "http", "containerPort": names.HTTP_PORT},
-        {"name": "metrics", "containerPort": names.METRICS_PORT},
+        _container_port("http", names.HTTP_PORT),
+        _container_port("metrics", names.METRICS_PORT),
     ]
     if workload.spec.serving.protocols.grpc:
-        ports.insert(1, {"name": "grpc", "containerPort": names.GRPC_PORT})
+        ports.insert(1, _container_port("grpc", names.GRPC_PORT))
     startup = seconds(workload.spec.serving.timeouts.startup)
     return {
         "name": names.CONTAINER,
@@ -107,6 +107,11 @@ def _server(workload: Workload) -> Json:
             {"name": "tmp", "mountPath": "/tmp"},
         ],
     }
+
+
+def _container_port(name: str, port: int) -> Json:
+    """The protocol is a key of the list in server-side apply, so it is never left to a default."""
+    return {"name": name, "containerPort": port, "protocol": "TCP"}
 
 
 # The root file system is read-only; what libraries cache goes to the volume at /tmp.

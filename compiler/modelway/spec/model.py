@@ -92,7 +92,7 @@ class Artifact(Value, frozen=True, kw_only=True):
     uri: Annotated[
         ArtifactUri,
         doc(
-            "Where the weights are: `oci://` (an image), `s3://`, `gs://`, `https://`; `file:` without a cluster.",
+            "Where the weights are: `oci://` (an image), `s3://`, `gs://`, `https://`, or a `file:`.",
             "s3://shop-models/ranker/46.1.0/model.onnx",
         ),
     ]
