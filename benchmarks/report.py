@@ -67,7 +67,7 @@ def text(results: Results, head: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield from _table(results)
     yield ""
-    yield f"{'bar':54}{'at most':>12}{'measured':>12}"
+    yield f"{'bar':36}{'at most':>12}{'measured':>12}"
     yield from map(_verdict, verdicts(results))
     yield ""
     for one in results.installed:
@@ -91,4 +91,4 @@ def _verdict(one: Verdict) -> str:
     word, side = ("met", "below") if one.met else ("MISSED", "above")
     aim = "" if one.aim is None else f"; the aim, {one.aim:g}, is {'' if one.value <= one.aim else 'not '}met"
     limit, value = f"{one.limit:.3g} {one.unit}", f"{one.value:.3g} {one.unit}"
-    return f"{one.what:54}{limit:>12}{value:>12}  {word}, {abs(one.margin):.0%} {side}{aim}"
+    return f"{one.what:36}{limit:>12}{value:>12}  {word}, {abs(one.margin):.0%} {side}{aim}"

@@ -19,13 +19,12 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = Path(__file__).parent / "reference"
 sys.path[:0] = [str(ROOT)]
 
-from tests.diagnostics.examples import Example, examples, run  # noqa: E402
-
 from modelway.diagnostics import CODES  # noqa: E402
 from modelway.report import explain  # noqa: E402
 from modelway.report.text import render_text  # noqa: E402
 from modelway.spec import schema as spec_schema  # noqa: E402
 from modelway.spec.schema import KINDS, REPOSITORY, Schema  # noqa: E402
+from tests.diagnostics.examples import Example, examples, run  # noqa: E402
 
 _MADE = "<!-- Made by docs/make_reference.py; change what it is made from. -->\n\n"
 _WIDTH = 100
@@ -150,8 +149,9 @@ def specs() -> str:
 _SPECS = """\
 # The fields of specs
 
-A field with a default may be left out; so may one whose default is “none”. `modelway explain Model.spec.serving`
-says the same in a terminal, and the schemas in [`policies/schemas`](../../policies/schemas) tell it to editors.
+A field with a default may be left out; so may one whose default is “none”. In a terminal
+`modelway explain Model.spec.serving` says the same; the schemas in
+[`policies/schemas`](../../policies/schemas) tell it to editors.
 `<name>` stands for any key, `[]` for each entry of a list.
 """
 _DIGEST = re.compile("sha256:[0-9a-f]{64}")

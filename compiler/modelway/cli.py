@@ -37,8 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         click.echo("modelway: stopped; nothing is half-written", err=True)
         return 130
     except BrokenPipeError:
-        # Whoever read our output has left; Python must not complain when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave_quietly()
         return OK
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
@@ -52,8 +51,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run() -> None:
     """Entry point of the console script."""
     code = main()
-    sys.stdout.flush()
+    try:
+        if sys.stdout is not None:  # None: it was closed before we were started
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _leave_quietly()
+    except OSError as error:
+        _leave_quietly()
+        click.echo(f"modelway: cannot print: {error.strerror or error}", err=True)
+        code = code or DISK
     sys.exit(code)
+
+
+def _leave_quietly() -> None:
+    """Nobody reads our output any more; Python must not complain when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _bug(error: Exception) -> int:
@@ -200,11 +212,11 @@ def explain_command(path: str | None, as_json: bool) -> int:
     from modelway.report import explain
 
     if path is None:
-        kinds = [explain.find(kind) for kind in explain.paths("")]
+        kinds = {kind: explain.find(kind)[1] for kind in explain.paths("")}
         if as_json:
-            click.echo(_json({kind: node["description"] for kind, _, node in kinds}), nl=False)
+            click.echo(_json({kind: node["description"] for kind, node in kinds.items()}), nl=False)
         else:
-            click.echo("".join(f"{kind:13}{node['description']}\n" for kind, _, node in kinds), nl=False)
+            click.echo("".join(f"{kind:13}{node['description']}\n" for kind, node in kinds.items()), nl=False)
         return OK
     try:
         click.echo(_json(explain.data(path)) if as_json else explain.text(path), nl=False)

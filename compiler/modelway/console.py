@@ -25,7 +25,8 @@ class Console:
     def __init__(self, form: str, colour: str, *, quiet: bool, strict: bool) -> None:
         self._form, self._quiet = form, quiet
         self._least = Severity.WARNING if strict else Severity.ERROR
-        wanted = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+        self._terminal = sys.stderr is not None and sys.stderr.isatty()  # None: it was closed
+        wanted = self._terminal and not os.environ.get("NO_COLOR")
         self._colour = colour == "always" or (colour == "auto" and wanted)
         self._started = time.monotonic()
         self._bar: tuple[Progress, TaskID] | None = None
@@ -33,7 +34,7 @@ class Console:
     def progress(self, what: str, done: int, total: int) -> None:
         """A bar on a terminal, once the work has taken two seconds."""
         if self._bar is None:
-            if time.monotonic() - self._started < _PATIENCE_S or self._quiet or not sys.stderr.isatty():
+            if time.monotonic() - self._started < _PATIENCE_S or self._quiet or not self._terminal:
                 return
             self._bar = _bar()
         bar, task = self._bar

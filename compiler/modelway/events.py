@@ -185,7 +185,8 @@ class Reader:
         start, end, name = event.start_mark, event.end_mark, event.anchor
         self._end = last = (end.line, end.column)
         target = self._anchors.get(name)
-        place: Place = (start.line, start.column, *last, target.children if target else None)
+        inside = target.children if target is not None and not target.open else None
+        place: Place = (start.line, start.column, *last, inside)
         value: Any = _BAD
         if target is None:
             text = f"the alias *{shown(name)} stands for nothing"

@@ -97,7 +97,8 @@ def load(source: SourceFile) -> tuple[list[Document], list[Diagnostic]]:
     if undecoded is not None:
         return [], [undecoded]
     parts = _parts(source.data)
-    if len(parts) > MAX_DOCUMENTS + 1:  # the first may be a comment
+    headed = not source.data.startswith(b"---")  # by a comment, perhaps
+    if len(parts) > MAX_DOCUMENTS + headed:
         line = parts[MAX_DOCUMENTS].line + 1
         span = Span(source.path, line, 1, line, 4)
         text = f"the file holds more than {MAX_DOCUMENTS} documents"

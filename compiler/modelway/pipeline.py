@@ -43,7 +43,7 @@ def compile_specs(
     files: list[GeneratedFile] = []
     for place, wrong in places(found):
         wrong = [*wrong, *check_place(place, found)]
-        if not has_errors(wrong):
+        if not has_errors(wrong) and _whole(place):
             wrong += downgrades(place)
         problems += wrong
         if not has_errors(problems):
@@ -53,18 +53,30 @@ def compile_specs(
     return Compilation(tuple(files) if clean else (), tuple(sort_unique(problems)), found.of("Environment"))
 
 
-def list_rows(
-    sources: Sequence[SourceFile], unread: Sequence[Diagnostic]
-) -> tuple[list[Row], list[Diagnostic]]:
-    """What ``modelway list`` shows; no rows for an environment in which something is wrong."""
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What ``modelway list`` shows. With any error there are no rows."""
+
+    rows: tuple[Row, ...]
+    diagnostics: tuple[Diagnostic, ...]
+    environments: tuple[str, ...]
+
+
+def _whole(place: Place) -> bool:
+    """Whether each model's resource is there; one that is wrong itself has been told already."""
+    return all(model.spec.spec.serving.resource in place.resources for model in place.models.values())
+
+
+def list_models(sources: Sequence[SourceFile], unread: Sequence[Diagnostic]) -> Listing:
+    """As ``compile_specs`` as far as the checks; nothing is lowered."""
     found, problems = understand(sources, unread)
     listed: list[Row] = []
     for place, wrong in places(found):
-        wrong = [*wrong, *check_place(place, found)]
-        problems += wrong
-        if not has_errors(wrong):
+        problems += [*wrong, *check_place(place, found)]
+        if not has_errors(problems):
             listed += rows(place)
-    return listed, sort_unique(problems)
+    clean = not has_errors(problems)
+    return Listing(tuple(listed) if clean else (), tuple(sort_unique(problems)), found.of("Environment"))
 
 
 def understand(
@@ -88,7 +100,15 @@ def understand(
         problems += wrong
         (invalid if wrong else valid).append(document)
     found, wrong = catalog(valid, invalid, complete=complete)
-    return found, [*problems, *wrong, *check_names(found)]
+    return found, [*problems, *wrong, *check_names(found), *_no_environment(found)]
+
+
+def _no_environment(found: Catalog) -> Iterator[Diagnostic]:
+    """Specs that are for no environment would compile to nothing, and remove all that was there."""
+    if found.complete and found.documents and not found.of("Environment") and not found.broken:
+        document = next(iter(found.documents.values()))
+        text = "there is no Environment, so that nothing would be compiled"
+        yield diagnostic("MW218", document.span(()), text, "add one; modelway explain Environment says how")
 
 
 def _files(place: Place, progress: Progress | None) -> Iterator[GeneratedFile]:

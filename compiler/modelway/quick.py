@@ -8,6 +8,7 @@ same values.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -16,7 +17,6 @@ from typing import Any
 
 from modelway.scalars import WORDS, Problem, resolve
 
-_MAX_FLOW = 1 << 12  # characters of a flow collection, all taken apart at one time
 _AT_ONCE = 1 << 16  # characters whose lines are held at one time
 _MAX_BLOCKS, _MAX_BRACKETS = 60, 30  # together less than the depth that ``events`` allows
 
@@ -28,7 +28,8 @@ _KEY = rf"[A-Za-z_][A-Za-z0-9_./-]{{,{_MAX_KEY}}}+"
 # Words with one space or one ':' between them: neither ': ' nor ' #' can arise.
 _WORD = r"""[!"$-9;-~]"""
 _PLAIN = rf"(?:[A-Za-z0-9_./~=<+(]|-(?=[A-Za-z0-9_.])){_WORD}*+(?:[ :]{_WORD}++)*+"
-_BRACKETS = rf"[\[{{](?:[A-Za-z0-9_./~+=@:, \[\]{{}}-]|{_QUOTED})*(?<=[\]}}])"
+# Bounded, for it remembers every step to go back over the spaces at the end.
+_BRACKETS = rf"[\[{{](?:[A-Za-z0-9_./~+=@:, \[\]{{}}-]|{_QUOTED}){{,4000}}(?<=[\]}}])"
 _LINE = re.compile(
     rf"^(?:( *+)(- )?+"  # indentation, list entry
     rf"(?:({_KEY}):(?= |$) *+)?+"
@@ -53,6 +54,7 @@ class _Unsure(Exception):
 
 def read(data: bytes) -> list[Any] | None:
     """The documents (none or one) in valid UTF-8 that holds at most one; None when it is not certain."""
+    data = data.removeprefix(codecs.BOM_UTF8)
     explicit = data.startswith(b"---")
     try:
         found = _blocks(data.removeprefix(b"---\n").replace(b"\r\n", b"\n").decode())
@@ -144,8 +146,6 @@ def _value(text: str) -> Any:
 
 def _brackets(text: str) -> Any:
     """A flow collection on one line."""
-    if len(text) > _MAX_FLOW:
-        raise _Unsure
     outside: list[Any] = []
     top: Any = outside
     around: list[Any] = []
@@ -171,7 +171,10 @@ def _brackets(text: str) -> Any:
         elif comma and not due:
             due = True
         elif (
-            closing and around and (closing == "]") is (top.__class__ is list) and not (due and (top or key))
+            closing
+            and around
+            and (closing == "]") is (top.__class__ is list)
+            and not (due and (top or key is not None))
         ):
             top, due = around.pop(), False
         else:

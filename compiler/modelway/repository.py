@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from modelway import __version__
-from modelway.diagnostics import Diagnostic, diagnostic
+from modelway.diagnostics import Diagnostic, Span, diagnostic, has_errors
 from modelway.load import Document, load
 from modelway.sources import SourceFile
 from modelway.spec.repository import Repository
@@ -25,8 +25,10 @@ def find(start: Path) -> Path | None:
 def read(source: SourceFile) -> tuple[Repository | None, list[Diagnostic]]:
     """The settings in ``modelway.yaml``, or None with what is wrong with them."""
     documents, problems = load(source)
-    if problems or len(documents) != 1:
-        return None, problems or [_not_one(source, documents)]
+    if has_errors(problems):
+        return None, problems
+    if len(documents) != 1:
+        return None, [_not_one(source, documents)]
     document = documents[0]
     problems = check(REPOSITORY, document.value, Places(document.span, document.key_span))
     if problems:
@@ -46,6 +48,6 @@ def serves(required: str, version: str) -> bool:
 
 
 def _not_one(source: SourceFile, documents: list[Document]) -> Diagnostic:
-    span = documents[1].span(()) if documents else Document(source, 0, None).span(())
+    span = documents[1].span(()) if documents else Span(source.path)
     text = "the settings are one document" if documents else "the settings are empty"
     return diagnostic("MW101", span, text, 'write requires: "0.1", say')

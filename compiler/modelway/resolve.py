@@ -133,7 +133,9 @@ def catalog(
     keys: dict[str, list[str]] = {}
     for kind, name in sorted(found):
         keys.setdefault(kind, []).append(name)
-    broken = frozenset(claimed for document in invalid if (claimed := _claimed_key(document)))
+    claims = [_claimed_keys(document) for document in invalid]
+    broken = frozenset(key for claimed in claims for key in claimed)
+    complete = complete and all(claims)
     whole = Catalog(found, broken, complete, {kind: tuple(names) for kind, names in keys.items()})
     return whole, [*problems, *_unknown_environments(whole)]
 
@@ -283,19 +285,24 @@ def _typed(type_: type[Spec], value: Any) -> Spec:
     spec = value["spec"]
     if "environments" in spec:
         spec = {name: item for name, item in spec.items() if name != "environments"}
-    return msgspec.convert({"metadata": value["metadata"], "spec": spec}, type_)
+    # Not strict, because to JSON Schema 1.0 is a whole number.
+    return msgspec.convert({"metadata": value["metadata"], "spec": spec}, type_, strict=False)
 
 
-def _claimed_key(document: Document) -> Key | None:
-    """The name that a broken document seems to want, so that references to it raise no second error."""
+def _claimed_keys(document: Document) -> list[Key]:
+    """What a broken document seems to want to be, so that references to it raise no second error.
+
+    Without a kind that is known it may be any; without a name nothing can be told.
+    """
     value = document.value
-    if not isinstance(value, dict) or not isinstance(value.get("metadata"), dict):
-        return None
-    kind, metadata = value.get("kind"), value["metadata"]
-    name, team = metadata.get("name"), metadata.get("team")
-    if not isinstance(kind, str) or kind not in spec_schema.KINDS or not isinstance(name, str):
-        return None
-    return kind, f"{team}/{name}" if isinstance(team, str) else name
+    metadata = value.get("metadata") if isinstance(value, dict) else None
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
+        return []
+    kind, name, team = value.get("kind"), metadata["name"], metadata.get("team")
+    if kind in ("Model", "Alert") and not isinstance(team, str):
+        return []
+    kinds = (kind,) if kind in spec_schema.KINDS else spec_schema.KINDS
+    return [(kind, key) for kind in kinds for key in (name, f"{team}/{name}")]
 
 
 def _duplicate(key: Key, first: Document, second: Document) -> Diagnostic:

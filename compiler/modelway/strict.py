@@ -43,7 +43,7 @@ def loose_tabs(path: str, text: str, quoted: Iterable[tuple[int, int]], line: in
     """Tabs outside comments and outside ``quoted``: from a quote, '|' or '>' to the end of the scalar."""
     rest, at = [], 0
     for start, end in quoted:
-        rest += [text[at:start], "x" * (end - start)]
+        rest += [text[at:start], "x" * (end - start - 1), "\n"]  # behind a block scalar a line begins
         at = end
     bare = _COMMENT.sub(lambda comment: "x" * len(comment[0]), "".join([*rest, text[at:]]))
     return [_tab(path, text, offset, line) for offset in islice(_offsets("\t", bare), _MOST)]

@@ -14,7 +14,8 @@ import click
 
 from modelway import repository, tree
 from modelway.diagnostics import Diagnostic, Severity, Span, diagnostic, has_errors, sort_unique
-from modelway.pipeline import Compilation, Progress, compile_specs, list_rows
+from modelway.pipeline import Compilation, Progress, compile_specs
+from modelway.pipeline import list_models as list_all
 from modelway.report.listing import Row
 from modelway.sources import SourceFile, read_file, read_specs
 from modelway.spec.repository import Repository
@@ -117,10 +118,10 @@ def list_models(specs: str | None, only: Sequence[str]) -> tuple[Outcome, list[R
     folders, found, sources = _read(specs, None)
     if folders is None:
         return _outcome(found, _bytes(sources), strict=False), []
-    rows, problems = list_rows(sources, found)
-    _must_know(only, {row.environment for row in rows}, problems)
-    wanted = [row for row in rows if not only or row.environment in only]
-    return _outcome(problems, _bytes(sources), strict=False), wanted
+    listing = list_all(sources, found)
+    _must_know(only, set(listing.environments), listing.diagnostics)
+    wanted = [row for row in listing.rows if not only or row.environment in only]
+    return _outcome(listing.diagnostics, _bytes(sources), strict=False), wanted
 
 
 def environment_names() -> list[str]:
@@ -199,6 +200,7 @@ def _read(specs: str | None, output: str | None) -> tuple[Folders | None, list[D
         Path(specs) if specs else base / (settings.specs if settings else "specs"),
         Path(output) if output else base / (settings.output if settings else "generated"),
     )
+    _must_be_apart(folders)
     if not folders.specs.is_dir():
         text = f"there is no folder {folders.shown_specs}"
         return (
@@ -218,6 +220,16 @@ def _read(specs: str | None, output: str | None) -> tuple[Folders | None, list[D
             )
         ]
     return folders, [*found, *unread], [*sources, *read][len(sources) :] if settings else read
+
+
+def _must_be_apart(folders: Folders) -> None:
+    """Raises RefusedError where generated files would be read as specs, or specs taken for foreign files."""
+    specs, output = folders.specs.resolve(), folders.output.resolve()
+    if specs == output or specs in output.parents or output in specs.parents:
+        raise RefusedError(
+            f"the generated files ({folders.shown_output}) and the specs ({folders.shown_specs}) "
+            "must not lie in one another"
+        )
 
 
 def _must_know(only: Sequence[str], known: set[str], found: Sequence[Diagnostic]) -> None:

@@ -71,7 +71,9 @@ def run(example: Example, root: Path) -> Outcome:
         target = root / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
-    command = {"compile": workspace.compile_and_write, "check": workspace.compile_and_compare}[example.command]
+    command = {"compile": workspace.compile_and_write, "check": workspace.compile_and_compare}[
+        example.command
+    ]
     with contextlib.chdir(root), (example.arrange or _nothing)(root):
         return command(None, None, (), strict=False, progress=None)
 
@@ -96,9 +98,7 @@ def _files(folder: Path) -> tuple[dict[str, bytes], tuple[Found, ...]]:
             for line in source.read_text("utf-8").splitlines():
                 match = _EXPECTED.fullmatch(line)
                 assert match, f"{source}: not path:line:column code: {line}"
-                expected.append(
-                    Found(match["path"], int(match["line"]), int(match["column"]), match["code"])
-                )
+                expected.append(Found(match["path"], int(match["line"]), int(match["column"]), match["code"]))
             continue
         path = name if name == "modelway.yaml" else f"specs/{name}"
         data = source.read_bytes()
@@ -277,7 +277,7 @@ def _compiled(then: Callable[[Path], object]) -> Arrange:
 
     @contextlib.contextmanager
     def arranged(root: Path) -> Iterator[None]:
-        assert workspace.compile_and_write(None, None, (), strict=False, progress=None).code == workspace.OK
+        _compile()
         then(root)
         yield
 
@@ -290,7 +290,9 @@ def _compiled_after(happens: Arrange) -> Arrange:
     @contextlib.contextmanager
     def arranged(root: Path) -> Iterator[None]:
         with happens(root):
-            assert workspace.compile_and_write(None, None, (), strict=False, progress=None).code == workspace.OK
+            assert (
+                workspace.compile_and_write(None, None, (), strict=False, progress=None).code == workspace.OK
+            )
             yield
 
     return arranged
@@ -305,6 +307,11 @@ def _held(root: Path) -> Iterator[None]:
         yield
     finally:
         os.close(folder)
+
+
+def _compile() -> None:
+    outcome = workspace.compile_and_write(None, None, (), strict=False, progress=None)
+    assert outcome.code == workspace.OK
 
 
 def _put(path: Path) -> None:

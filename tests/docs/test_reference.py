@@ -11,11 +11,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from tests.diagnostics.examples import examples
 
 from modelway.diagnostics import CODES
 from modelway.report.explain import UnknownPathError, find
 from modelway.spec.schema import KINDS, REPOSITORY, deref, schemas
+from tests.diagnostics.examples import examples
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs" / "reference"
@@ -63,7 +63,9 @@ def test_nothing_of_this_machine() -> None:
 @pytest.mark.parametrize("code", CODES)
 def test_a_section_shows_the_diagnostic(code: str) -> None:
     page = pages()["diagnostics.md"]
-    [section] = re.findall(rf'^### <a id="{code.lower()}"></a>(.*?)(?=^##|\Z)', page, re.MULTILINE | re.DOTALL)
+    [section] = re.findall(
+        rf'^### <a id="{code.lower()}"></a>(.*?)(?=^##|\Z)', page, re.MULTILINE | re.DOTALL
+    )
     assert section.startswith(f"{code}: {CODES[code].title}\n")
     assert f"{CODES[code].severity.word}[{code}]: " in section
     for found in examples()[code][0].expected:

@@ -38,7 +38,7 @@ values = st.recursive(
 objects = st.dictionaries(
     st.one_of(strings, st.sampled_from(["apiVersion", "kind", "metadata", "name"])), values, max_size=5
 )
-quick = settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 
 
 @quick

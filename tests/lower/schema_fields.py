@@ -49,7 +49,7 @@ def _field(kind: str, node: dict[str, Any], at: Pointer, required: bool) -> Iter
 
 
 def places(value: Any, pointer: Pointer) -> list[Pointer]:
-    """Where the field may stand in a document: entries are those that are there, the last step need not be."""
+    """Where the field may stand in a document: in mappings that are there, itself there or not."""
     if not pointer:
         return [()]
     step, rest = pointer[0], pointer[1:]

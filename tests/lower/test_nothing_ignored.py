@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jsonschema_rs
@@ -15,209 +16,13 @@ import pytest
 
 from modelway.diagnostics import Severity
 from modelway.load import load
-from modelway.pipeline import compile_specs, list_rows
+from modelway.pipeline import compile_specs, list_models
 from modelway.sources import SourceFile
 from modelway.spec.schema import schemas
 from tests.lower.schema_fields import ENTRY, Field, Pointer, fields, places
 from tests.support.spec_text import Text, files, shown, value_at
 
-REFERENCE = """
-apiVersion: modelway.dev/v1alpha1
-kind: Environment
-metadata: {name: prod, labels: {zone: x}}
-spec:
-  cluster:
-    kubernetes: "1.37"
-    addOns:
-      {rollouts: true, gatewayAPI: true, keda: true, metricsAdapter: true, prometheusOperator: true, imageVolumes: true}
-  gateway: {name: edge, namespace: edge, domain: a.example}
-  monitoring:
-    namespace: watch
-    prometheus: http://prometheus.watch:9090
-    retention: 60d
-    scrapeInterval: 10s
-    gpuExporter: {namespaceLabel: ns, podLabel: po}
-  gpus:
-    l4: {nodeLabel: L4, count: 40, perNode: 2}
-    t4: {nodeLabel: T4, count: 40, perNode: 2}
-  images: {server: "registry.example/runtime@sha256:%(b)s"}
-  artifactStore: {cidrs: [10.9.0.0/16, 10.8.0.0/16], port: 8443}
-  scratch: 2Gi
-  defaults: {model: {serving: {cache: {size: 1Mi}}}}
----
-apiVersion: modelway.dev/v1alpha1
-kind: Environment
-metadata: {name: bare}
-spec:
-  cluster: {kubernetes: "1.33", addOns: {keda: false}}
-  gateway: {name: edge, namespace: edge, domain: b.example}
-  monitoring: {retention: 60d}
-  gpus:
-    l4: {nodeLabel: L4, count: 40, perNode: 2}
-    t4: {nodeLabel: T4, count: 40, perNode: 2}
-  images: {server: "registry.example/runtime@sha256:%(b)s"}
----
-apiVersion: modelway.dev/v1alpha1
-kind: Environment
-metadata: {name: staging}
-spec:
-  cluster:
-    kubernetes: "1.36"
-    addOns: {rollouts: true, gatewayAPI: true, metricsAdapter: true, prometheusOperator: true}
-  gateway: {name: edge, namespace: edge, domain: c.example}
-  monitoring: {retention: 60d}
-  gpus:
-    l4: {nodeLabel: L4, count: 40, perNode: 2}
-    t4: {nodeLabel: T4, count: 40, perNode: 2}
-  images: {server: "registry.example/runtime@sha256:%(b)s"}
----
-apiVersion: modelway.dev/v1alpha1
-kind: Environment
-metadata: {name: local}
-spec: {requireDigests: false, monitoring: {retention: 60d}}
----
-apiVersion: modelway.dev/v1alpha1
-kind: Environment
-metadata: {name: spare}
-spec: {requireDigests: false, monitoring: {retention: 60d}}
----
-apiVersion: modelway.dev/v1alpha1
-kind: Resource
-metadata: {name: gpu-small, labels: {class: g}}
-spec:
-  cpu: "3"
-  memory: 12Gi
-  gpu: {product: t4}
-  priority: 5
-  cost: {perHour: "1.50", currency: USD}
----
-apiVersion: modelway.dev/v1alpha1
-kind: Resource
-metadata: {name: cpu-small, labels: {class: c}}
-spec: {cpu: "1", memory: 3Gi, priority: 4}
----
-apiVersion: modelway.dev/v1alpha1
-kind: Resource
-metadata: {name: spare}
-spec: {targets: [prod], cpu: "1", memory: 3Gi, priority: 3}
----
-apiVersion: modelway.dev/v1alpha1
-kind: Model
-metadata: {name: ranker, team: search, labels: {tier: high}, annotations: {owner: nobody}}
-spec:
-  targets: [prod, bare, staging, local]
-  version: 1.0.0
-  lineage:
-    trainingData: {uri: "s3://data/a", bytes: 5, digest: "sha256:%(a)s"}
-    hyperparameters: {depth: 6}
-    architecture: trees
-    code: {repository: "https://git.example/a", commit: aaaaaaa}
-    evaluation: {auc: 0.9}
-  artifact:
-    uri: oci://registry.example/models/a@sha256:%(a)s
-    format: onnx
-    digest: sha256:%(a)s
-    file: a.onnx
-    size: 10Mi
-  interface:
-    inputs: {x: {datatype: FP64, shape: [-1, 7]}}
-    outputs: {y: {datatype: FP64, shape: [-1, 2]}}
-  serving:
-    resource: gpu-small
-    protocols: {rest: true, grpc: true}
-    batching: {maxRows: 32, maxDelay: 3ms, preferredRows: [4, 16]}
-    cache: {size: 8Mi, ttl: 90s}
-    concurrency: {instances: 3, inFlight: 99, queueRows: 500, requestSize: 2Mi}
-    timeouts: {queue: 300ms, startup: 5m, drain: 20s}
-    warmUp: {rows: [2, 3]}
-    scaling: {minReplicas: 3, maxReplicas: 9, metric: inFlight, target: 7}
-    standby: {model: fallback, tripAfter: 9, probation: 45s}
-  rollout:
-    strategy: canary
-    steps: [{weight: 3, pause: 7m}, {weight: 40, pause: 8m}]
-    gates:
-      errorRatio: {max: 0.02}
-      latency: {quantile: 0.9, max: 70ms}
-      queueTime: {quantile: 0.9, max: 30ms}
-      minRate: 2
-  environments:
-    bare: {version: 1.0.1}
----
-apiVersion: modelway.dev/v1alpha1
-kind: Model
-metadata: {name: fallback, team: search}
-spec:
-  version: 2.0.0
-  artifact: {uri: "s3://models/b.onnx", format: onnx, digest: "sha256:%(b)s"}
-  serving: {resource: cpu-small}
----
-apiVersion: modelway.dev/v1alpha1
-kind: Model
-metadata: {name: ranker-lite, team: search}
-spec:
-  version: 2.0.0
-  artifact: {uri: "s3://models/b.onnx", format: onnx, digest: "sha256:%(b)s"}
-  serving: {resource: cpu-small}
-  rollout: {strategy: rolling}
----
-apiVersion: modelway.dev/v1alpha1
-kind: Model
-metadata: {name: other, team: search, labels: {tier: high}}
-spec:
-  version: 3.0.0
-  artifact: {uri: "s3://models/c.onnx", format: onnx, digest: "sha256:%(b)s"}
-  serving: {resource: cpu-small, scaling: {minReplicas: 1, maxReplicas: 4}}
-  rollout: {strategy: blueGreen, gates: {errorRatio: {max: 0.02}}}
----
-apiVersion: modelway.dev/v1alpha1
-kind: Model
-metadata: {name: plain, team: search}
-spec:
-  targets: [local]
-  version: 4.0.0
-  artifact: {uri: "s3://models/d/weights", format: onnx, digest: "sha256:%(b)s"}
-  serving: {resource: cpu-small}
----
-apiVersion: modelway.dev/v1alpha1
-kind: Alert
-metadata: {name: promises, team: search, labels: {kind: slo}, annotations: {note: a}}
-spec:
-  targets: [prod, bare, staging, local]
-  target: {model: other}
-  period: 30d
-  objectives:
-    availability: {target: 99}
-    latency: {target: 98, threshold: 70ms}
-  minRate: 0.2
-  thresholds:
-    latency: {window: 6m, for: 12m, severity: warning, quantile: 0.9, above: 300ms}
-    queueTime: {window: 6m, for: 12m, severity: warning, quantile: 0.9, above: 70ms}
-    errorRatio: {window: 6m, for: 12m, severity: warning, above: 0.04}
-    throughput: {window: 6m, for: 12m, severity: warning, below: 0.7}
-    memory: {window: 6m, for: 12m, severity: warning, above: 0.8}
-  absence: {for: 3m, severity: info}
-  severity: info
-  labels: {channel: a}
-  runbook: https://runbooks.example/a
-  summary: Something is wrong.
----
-apiVersion: modelway.dev/v1alpha1
-kind: Alert
-metadata: {name: capacity, team: search}
-spec:
-  target: {model: search/ranker}
-  thresholds:
-    gpuUtilization: {window: 6m, for: 12m, severity: warning, above: 0.8}
-    gpuMemory: {window: 6m, for: 12m, severity: warning, above: 0.8}
-    memory: {above: 0.7}
----
-apiVersion: modelway.dev/v1alpha1
-kind: Alert
-metadata: {name: labelled, team: search}
-spec:
-  target: {labels: {tier: high}}
-  absence: {}
-""" % {"a": "a" * 64, "b": "b" * 64}  # fmt: skip
+EVERYTHING = Path(__file__).with_name("everything.yaml")
 
 
 class Instead(NamedTuple):
@@ -289,7 +94,7 @@ SILENT: dict[str, str] = {
 
 @cache
 def reference() -> tuple[Text, ...]:
-    documents, wrong = load(SourceFile("reference.yaml", REFERENCE.encode()))
+    documents, wrong = load(SourceFile("reference.yaml", EVERYTHING.read_bytes()))
     assert not wrong, shown(wrong)
     return tuple(Text("reference.yaml", one.value) for one in documents)
 
@@ -304,7 +109,7 @@ def _outcome_of(data: bytes) -> Outcome | str:
     failed = [one for one in compilation.diagnostics if one.severity is Severity.ERROR]
     if failed:
         return shown(failed)
-    rows, _ = list_rows(sources, [])
+    rows = list_models(sources, []).rows
     return tuple((file.path, file.data) for file in compilation.files), tuple(rows)
 
 
@@ -326,7 +131,7 @@ def silent(field: Field) -> bool:
 
 
 def tries(field: Field) -> Iterator[tuple[Outcome | str, Outcome | str]]:
-    """What comes out with another value of the field (none, where it may be left out), and with its example."""
+    """What comes out with the field as it is in the reference, and with its example."""
     value = sample(field)
     for number, one in enumerate(reference()):
         if one.value["kind"] != field.kind:
@@ -355,12 +160,7 @@ def overlaid(field: Field) -> Iterator[tuple[Outcome | str, Outcome | str]]:
 
 def _with(field: Field, documents: list[Text]) -> list[Text]:
     for name, pointer, value in WITH.get(field.name, ()):
-        documents = [
-            one.changed(pointer, value)
-            if one.name == name
-            else one
-            for one in documents
-        ]
+        documents = [one.changed(pointer, value) if one.name == name else one for one in documents]
     return documents
 
 
@@ -468,7 +268,9 @@ def test_require_digests_decides_whether_weights_without_one_compile(required: b
         for one in reference()
     ]
     documents = [
-        one.changed(("spec", "requireDigests"), required) if one.name in ("Environment prod", "Environment bare", "Environment staging") else one
+        one.changed(("spec", "requireDigests"), required)
+        if one.name in ("Environment prod", "Environment bare", "Environment staging")
+        else one
         for one in documents
     ]
     assert isinstance(outcome(documents), str) is required

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from modelway.diagnostics import Severity
 from modelway.emit import emit
-from modelway.pipeline import Compilation, compile_specs, list_rows
+from modelway.pipeline import Compilation, compile_specs, list_models
 from modelway.report.listing import data as listed
 from modelway.report.listing import table
 from modelway.sources import SourceFile, read_specs
@@ -54,16 +54,24 @@ def mutate(found: list[Text], chance: random.Random) -> None:
             holder[place[-1]] = deepcopy(other)
         case 4:
             other_document = chance.choice(found).value
-            holder[place[-1]] = deepcopy(value_at(other_document, chance.choice(list(pointers(other_document)))))
+            holder[place[-1]] = deepcopy(
+                value_at(other_document, chance.choice(list(pointers(other_document))))
+            )
         case 5:
             if isinstance(holder, dict):
-                new = chance.choice(("x", "", "maxrows", "environments", "targets", "a/b", "<<", "x" * 400, "no"))
+                new = chance.choice(
+                    ("x", "", "maxrows", "environments", "targets", "a/b", "<<", "x" * 400, "no")
+                )
                 holder[new] = holder.pop(place[-1])
             else:
                 holder.insert(0, deepcopy(holder[-1]))
         case 6:  # an overlay says it instead
             environment = chance.choice(("local", "dev", "staging", "prod", "nowhere"))
-            patch = {"serving": chance.choice(ODD), "rollout": chance.choice(ODD), "version": chance.choice(ODD)}
+            patch = {
+                "serving": chance.choice(ODD),
+                "rollout": chance.choice(ODD),
+                "version": chance.choice(ODD),
+            }
             overlays = value["spec"].setdefault("environments", {})
             if isinstance(overlays, dict):
                 overlays[environment] = {chance.choice(list(patch)): chance.choice(list(patch.values()))}
@@ -95,10 +103,10 @@ def test_no_change_of_a_spec_raises(seed: int, times: int) -> None:
     sources = files(found)
     compilation = compile_specs(sources)
     check(sources, compilation)
-    rows, wrong = list_rows(sources, [])
-    listed(rows)
-    table(rows)
-    assert rows or any(one.severity is Severity.ERROR for one in wrong)
+    listing = list_models(sources, [])
+    listed(listing.rows)
+    table(listing.rows)
+    assert bool(listing.rows) != any(one.severity is Severity.ERROR for one in listing.diagnostics)
 
 
 @settings(deadline=None, max_examples=150)
@@ -108,7 +116,9 @@ def test_a_mutant_that_compiles_compiles_again_to_the_same(seed: int) -> None:
     found = list(documents())
     mutate(found, chance)
     sources = files(found)
-    assert compile_specs(sources) == compile_specs(list(reversed(sources))), shown(compile_specs(sources).diagnostics)
+    assert compile_specs(sources) == compile_specs(list(reversed(sources))), shown(
+        compile_specs(sources).diagnostics
+    )
 
 
 @settings(deadline=None, max_examples=200)

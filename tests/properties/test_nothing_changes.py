@@ -24,7 +24,18 @@ from modelway.load import load
 from modelway.pipeline import compile_specs
 from modelway.sources import SourceFile, read_specs
 from tests.support.shop import ROOT, compiled as shop
-from tests.support.spec_text import Text, compiled, data, different, dump, files, shown, shuffled, texts, words
+from tests.support.spec_text import (
+    Text,
+    compiled,
+    data,
+    different,
+    dump,
+    files,
+    shown,
+    shuffled,
+    texts,
+    words,
+)
 
 SPECS = ROOT / "specs"
 seeds = st.integers(min_value=0, max_value=2**32 - 1)

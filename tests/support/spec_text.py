@@ -125,7 +125,9 @@ def shuffled(value: Any, chance: random.Random) -> Any:
 
 def pointers(value: Any, at: Pointer = ()) -> Iterator[Pointer]:
     """The place of every value below ``value``."""
-    items: Any = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    items: Any = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    )
     for step, item in items:
         yield (*at, step)
         yield from pointers(item, (*at, step))

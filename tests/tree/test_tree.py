@@ -8,8 +8,6 @@ import os
 import resource
 import shutil
 import stat
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -29,7 +27,7 @@ from modelway.tree import (
     index_files,
     write,
 )
-from tests.tree.trees import NEW, OLD, files, snapshot, wanted
+from tests.tree.trees import NEW, OLD, files, python, snapshot, wanted
 
 ALL = None
 PROD = frozenset({"prod"})
@@ -248,7 +246,7 @@ def test_what_a_killed_compile_left_behind(root: Path) -> None:
 def test_modes(tmp_path: Path, umask: int) -> None:
     code = "import os, pathlib, sys; from modelway.tree import *; os.umask(int(sys.argv[2])); "
     code += "write(pathlib.Path(sys.argv[1]), [GeneratedFile('a/b/c', b'', '')], environments=None)"
-    _python(code, str(tmp_path / "out"), str(umask))
+    python("-c", code, str(tmp_path / "out"), str(umask))
     for name, mode in (("a/b/c", 0o644), (".index/a/b.json", 0o644), ("a/b", 0o755), (".", 0o755)):
         assert stat.S_IMODE((tmp_path / "out" / name).stat().st_mode) == mode & ~umask
 
@@ -327,14 +325,7 @@ def _in_another_process(root: Path) -> str:
     code = "import pathlib, sys; from modelway.tree import *\n"
     code += "try: write(pathlib.Path(sys.argv[1]), [], environments=None)\n"
     code += "except Busy: print('Busy', end='')\n"
-    return _python(code, str(root))
-
-
-def _python(code: str, *arguments: str) -> str:
-    paths = [str(Path(tree.__file__).parents[1]), str(Path(__file__).parents[2])]
-    command = [sys.executable, "-B", "-c", code, *arguments]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    return subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout
+    return python("-c", code, str(root))
 
 
 def test_many_compiles_at_once(tmp_path: Path) -> None:
@@ -377,7 +368,7 @@ print(gone in found.missing, gone in found.extra)
     [("prod/search/encoder/rollout.yaml", True), ("prod", False), (".index/local/search.json", False)],
 )
 def test_what_is_removed_while_reading_is_not_there(root: Path, gone: str, missing: bool) -> None:
-    assert _python(VANISH, str(root), gone) == f"{missing} {gone.endswith('json')}\n"
+    assert python("-c", VANISH, str(root), gone) == f"{missing} {gone.endswith('json')}\n"
     assert (root.parent / "gone").exists()
 
 

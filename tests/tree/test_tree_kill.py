@@ -7,7 +7,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,22 +15,7 @@ import pytest
 
 from modelway import tree
 from modelway.tree import GeneratedFile, compare, write
-from tests.tree.trees import NEW, OLD, files, snapshot, wanted
-
-REPOSITORY = Path(__file__).parents[2]
-
-
-def python(*arguments: str, status: int = 0) -> str:
-    paths = [str(Path(tree.__file__).parents[1]), str(REPOSITORY)]
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"},
-    )
-    assert done.returncode == status, done.stderr
-    return done.stdout
+from tests.tree.trees import NEW, OLD, files, python, snapshot, wanted
 
 
 def killed_writes(out: Path, start: str, goal: str, environments: str, *earlier: str) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,3 +61,17 @@ def snapshot(root: Path) -> dict[str, bytes]:
             elif path.is_file():
                 found[path.relative_to(root).as_posix()] = path.read_bytes()
     return found
+
+
+def python(*arguments: str, status: int = 0) -> str:
+    """What another Python prints that can import what this one can."""
+    paths = [str(Path(__file__).parents[2]), *filter(None, sys.path)]
+    done = subprocess.run(
+        [sys.executable, "-B", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+    )
+    assert done.returncode == status, done.stderr
+    return done.stdout

@@ -14,22 +14,27 @@ class UnknownPathError(Exception):
     """The path leads to nothing; the message says where it stops and what is there."""
 
 
-def find(path: str) -> tuple[str, tuple[str, ...], Schema]:
-    """``Model.spec.serving`` -> (kind, pointer, schema). Raises UnknownPathError."""
-    kind, *pointer = path.split(".")
+def find(path: str) -> tuple[str, Schema]:
+    """``Model.spec.rollout.steps.weight`` -> (kind, schema of the field). Raises UnknownPathError.
+
+    A list is stepped into without an index, a mapping by any name.
+    """
+    kind, *steps = path.split(".")
     if kind not in spec_schema.schemas():
         raise UnknownPathError(_unknown(kind, "kind", list(spec_schema.schemas())))
-    for depth, step in enumerate(pointer):
-        if spec_schema.at(kind, tuple(pointer[: depth + 1])) is None:
-            here = spec_schema.at(kind, tuple(pointer[:depth])) or {}
-            raise UnknownPathError(
-                _unknown(
-                    step, f"field of {'.'.join([kind, *pointer[:depth]])}", list(here.get("properties", ()))
-                )
-            )
-    found = spec_schema.at(kind, tuple(pointer))
-    assert found is not None
-    return kind, tuple(pointer), found
+    pointer: tuple[str | int, ...] = ()
+    node = spec_schema.at(kind, pointer)
+    for depth, step in enumerate(steps):
+        if node is not None and node.get("type") == "array":
+            pointer += (0,)
+        inner = spec_schema.at(kind, (*pointer, step))
+        if inner is None:
+            here = spec_schema.at(kind, pointer) or {}
+            what = f"field of {'.'.join([kind, *steps[:depth]])}"
+            raise UnknownPathError(_unknown(step, what, list(here.get("properties", ()))))
+        pointer, node = (*pointer, step), inner
+    assert node is not None
+    return kind, node
 
 
 def paths(prefix: str) -> list[str]:
@@ -38,42 +43,45 @@ def paths(prefix: str) -> list[str]:
     if not dot:
         return [kind for kind in spec_schema.schemas() if kind.startswith(prefix)]
     try:
-        _, _, node = find(parent)
+        _, node = find(parent)
     except UnknownPathError:
         return []
-    return [path for name in node.get("properties", ()) if (path := f"{parent}.{name}").startswith(prefix)]
+    held, _ = _held(spec_schema.schemas()[prefix.partition(".")[0]], node)
+    fields = held.get("properties", ()) if node.get("type") == "array" else node.get("properties", ())
+    return [path for name in fields if (path := f"{parent}.{name}").startswith(prefix)]
 
 
 def text(path: str) -> str:
-    """The field and, below it, the fields that it holds."""
-    kind, _, node = find(path)
+    """The field and, below it, the fields that it or its entries hold."""
+    kind, node = find(path)
     lines = [path, "", f"  {node.get('description', '')}", ""]
     lines += [f"  {name:9}{value}" for name, value in _facts(node)]
-    fields = node.get("properties") or {}
-    entries = node.get("additionalProperties")
-    if isinstance(entries, dict):
-        inner = spec_schema.deref(spec_schema.schemas()[kind], entries)
-        lines += ["", "  A mapping by name; each entry:"]
-        fields = inner.get("properties") or {}
-        lines += [] if fields else [f"    {type_name(inner)}"]
-    if node.get("type") == "array":
-        inner = spec_schema.deref(spec_schema.schemas()[kind], node["items"])
-        fields = inner.get("properties") or {}
-        lines += ["", f"  A list; each entry: {'' if fields else type_name(inner)}"]
-    required = set(node.get("required", ()))
-    lines += [""] if fields else []
-    root = spec_schema.schemas()[kind]
+    held, words = _held(spec_schema.schemas()[kind], node)
+    if words:
+        lines += ["", f"  {words}{'' if held.get('properties') else f' {type_name(held)}'}"]
+    fields = held.get("properties") or {}
+    required = held.get("required", ())
     width = max((len(name) for name in fields), default=0)
+    lines += [""] if fields else []
     for name, field in fields.items():
-        field = spec_schema.deref(root, field)
+        description = spec_schema.deref(spec_schema.schemas()[kind], field).get("description", "")
         mark = " (required)" if name in required else ""
-        lines.append(f"    {name.ljust(width)}  {field.get('description', '')}{mark}")
+        lines.append(f"    {name.ljust(width)}  {description}{mark}")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _held(root: Schema, node: Schema) -> tuple[Schema, str]:
+    """What holds the fields: the mapping itself, or its entries, with the words for them."""
+    if node.get("type") == "array":
+        return spec_schema.deref(root, node["items"]), "A list; each entry:"
+    if isinstance(node.get("additionalProperties"), dict):
+        return spec_schema.deref(root, node["additionalProperties"]), "A mapping by name; each entry:"
+    return node, ""
 
 
 def data(path: str) -> dict[str, Any]:
     """The same as JSON data."""
-    _, _, node = find(path)
+    _, node = find(path)
     return {"path": path, **{key: value for key, value in node.items() if key != "$defs"}}
 
 
