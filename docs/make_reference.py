@@ -96,7 +96,7 @@ def _section(code: str, bad: Example, good: Example) -> str:
 
 
 def _own(example: Example) -> Iterator[tuple[str, str]]:
-    for path in sorted(example.own):
+    for path in sorted(example.own or example.files):
         yield path, example.files[path].decode()
 
 
@@ -140,7 +140,7 @@ def specs() -> str:
     parts = [_SPECS]
     for kind in (*KINDS, REPOSITORY):
         title = kind if kind != REPOSITORY else "`modelway.yaml`"
-        _, _, node = explain.find(kind)
+        node = spec_schema.schemas()[kind]
         parts.append(f"## {title}\n\n{node['description']}\n")
         parts += _mapping(kind, node, kind if kind != REPOSITORY else "", top=True)
     return "\n".join(parts)

@@ -68,7 +68,8 @@ def _namespaces(found: Catalog) -> Iterator[Diagnostic]:
 def _resources(place: Place, found: Catalog) -> Iterator[Diagnostic]:
     for model in place.models.values():
         name = model.spec.spec.serving.resource
-        if name in place.resources or ("Resource", name) in found.broken or not found.complete:
+        wrong = ("Resource", name) in found.broken | place.broken
+        if name in place.resources or wrong or not found.complete:
             continue
         span = model.span("spec", "serving", "resource")
         if ("Resource", name) in found.documents:
@@ -93,6 +94,8 @@ def _standbys(place: Place, found: Catalog) -> Iterator[Diagnostic]:
         elif key in place.models:
             yield from _chain(model, key, standbys, span)
             yield from _same_interface(model, place.models[key], span)
+        elif ("Model", key) in place.broken:
+            continue
         elif ("Model", key) in found.documents:
             text = f'the standby "{key}" is not for the environment "{place.name}"'
             yield diagnostic("MW202", span, text, "add the environment to its targets")

@@ -80,6 +80,8 @@ class Place:
     models: Mapping[str, Resolved[Model]]
     resources: Mapping[str, Resolved[Resource]]
     alerts: Mapping[str, Resolved[Alert]]
+    broken: frozenset[Key]
+    """Specs for the environment that are wrong once its overlay is merged."""
 
     @property
     def name(self) -> str:
@@ -220,17 +222,22 @@ def _place(found: Catalog, name: str) -> tuple[Place, list[Diagnostic]]:
     document = found.documents["Environment", name]
     environment = Resolved(name, _typed(Environment, document.value), Origin(document))
     problems: list[Diagnostic] = []
+    broken: set[Key] = set()
     defaults = (document, ("spec", "defaults", "model")) if environment.spec.spec.defaults.model else None
 
     def kind(type_: type[Spec]) -> dict[str, Resolved[Spec]]:
         resolved = {}
         for key in found.of(type_.__name__):
+            before = len(problems)
             one = _resolved(type_, key, found.documents[type_.__name__, key], name, defaults, problems)
             if one is not None:
                 resolved[key] = one
+            elif len(problems) > before:
+                broken.add((type_.__name__, key))
         return resolved
 
-    return Place(environment, kind(Model), kind(Resource), kind(Alert)), problems
+    models, resources, alerts = kind(Model), kind(Resource), kind(Alert)
+    return Place(environment, models, resources, alerts, frozenset(broken)), problems
 
 
 def _resolved(

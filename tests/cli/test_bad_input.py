@@ -485,7 +485,7 @@ os.replace = counted
 """
 
 
-@pytest.mark.parametrize("count", [0, 1, 7])
+@pytest.mark.parametrize("count", [0, 5])
 @pytest.mark.parametrize("first", [True, False], ids=["first", "again"])
 def test_killed_in_the_middle(tmp_path: Path, count: int, first: bool) -> None:
     """The process kills itself before its (count + 1)th file is put in place, as ``kill -9`` would."""

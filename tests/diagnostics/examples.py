@@ -133,7 +133,8 @@ spec:
   serving: {resource: cpu-small}
 """
 _FILE = "specs/cpu-small.yaml"
-_SHOP = {"specs/local.yaml": _LOCAL, _FILE: _RESOURCE, "specs/ranker.yaml": _MODEL}
+_BESIDE = {"specs/local.yaml": _LOCAL}
+_SHOP = {**_BESIDE, _FILE: _RESOURCE, "specs/ranker.yaml": _MODEL}
 _RANKER = "generated/local/search/ranker"
 
 
@@ -164,8 +165,8 @@ def _of_bytes() -> dict[str, tuple[Example, Example]]:
     )
     return {
         code: (
-            Example(code, "bad", {_FILE: data}, (Found(_FILE, line, column, code),), words=bad),
-            Example(code, "good", {_FILE: _RESOURCE}, (), words=good),
+            Example(code, "bad", {**_BESIDE, _FILE: data}, (Found(_FILE, line, column, code),), words=bad),
+            Example(code, "good", {**_BESIDE, _FILE: _RESOURCE}, (), words=good),
         )
         for code, data, (line, column), bad, good in table
     }
@@ -191,11 +192,10 @@ def _of_links() -> dict[str, tuple[Example, Example]]:
 
     bad = "`specs/cpu-small.yaml` is a symbolic link to a file outside `specs/`."
     good = "Copy the file into `specs/`, or link to one that lies there."
-    local = {"specs/local.yaml": _LOCAL}
     return {
         "MW003": (
-            Example("MW003", "bad", local, (Found(_FILE, 1, 1, "MW003"),), arrange=out, words=bad),
-            Example("MW003", "good", local, (), arrange=within, words=good),
+            Example("MW003", "bad", _BESIDE, (Found(_FILE, 1, 1, "MW003"),), arrange=out, words=bad),
+            Example("MW003", "good", _BESIDE, (), arrange=within, words=good),
         )
     }
 

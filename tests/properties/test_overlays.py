@@ -22,7 +22,10 @@ ENVIRONMENT = "prod"
 def documents() -> tuple[Text, ...]:
     found, wrong = load(SourceFile("everything.yaml", EVERYTHING.read_bytes()))
     assert not wrong
-    return tuple(Text("everything.yaml", one.value) for one in found)
+    texts = [Text("everything.yaml", one.value) for one in found]
+    # A null takes the environment's default away, too; without defaults it is as if nothing were written.
+    bare = ("spec", "defaults")
+    return tuple(one.changed(bare, {}) if one.name == f"Environment {ENVIRONMENT}" else one for one in texts)
 
 
 def _cases() -> list[tuple[int, Pointer]]:
@@ -67,15 +70,13 @@ def _errors(compilation: Compilation) -> list[str]:
 @pytest.mark.parametrize(("number", "place"), CASES, ids=IDS)
 def test_null_is_as_if_it_were_not_written(number: int, place: Pointer) -> None:
     one = documents()[number]
-    if not {"environments"} & set(one.value["spec"]) or ENVIRONMENT not in one.value["spec"]["environments"]:
-        overlaid = compiled(_with(number, one.changed(("spec", "environments", ENVIRONMENT, *place[1:]), None)))
-        without = compiled(_with(number, one.without(place)))
-        if _errors(without):
-            assert _errors(overlaid), "an error without the overlay, and none with it"
-            assert set(_errors(overlaid)) <= set(_errors(without)), shown(overlaid.diagnostics)
-        else:
-            assert not _errors(overlaid), shown(overlaid.diagnostics)
-            assert _files(overlaid) == _files(without)
+    overlaid = compiled(_with(number, one.changed(("spec", "environments", ENVIRONMENT, *place[1:]), None)))
+    without = compiled(_with(number, one.without(place)))
+    if _errors(without):
+        assert set(_errors(overlaid)) == set(_errors(without)), shown(overlaid.diagnostics)
+    else:
+        assert not _errors(overlaid), shown(overlaid.diagnostics)
+        assert _files(overlaid) == _files(without)
 
 
 @pytest.mark.parametrize(("number", "place"), CASES, ids=IDS)
@@ -87,23 +88,22 @@ def test_saying_it_again_changes_nothing(number: int, place: Pointer) -> None:
     assert _files(found) == _files(compiled(documents()))
 
 
-@pytest.mark.parametrize(("number", "place"), CASES, ids=IDS)
+MODELS = [case for case in CASES if documents()[case[0]].value["kind"] == "Model"]
+MODEL_IDS = [name for name, (number, _) in zip(IDS, CASES, strict=True) if name.startswith("Model ")]
+
+
+@pytest.mark.parametrize(("number", "place"), MODELS, ids=MODEL_IDS)
 def test_a_default_of_the_environment_is_the_weakest_layer(number: int, place: Pointer) -> None:
     """What a model says itself wins over what the environment says for all of its models."""
-    one = documents()[number]
-    if one.value["kind"] == "Model":
-        environment = next(i for i, d in enumerate(documents()) if d.name == f"Environment {ENVIRONMENT}")
-        defaults = ("spec", "defaults", "model")
-        before = _with(environment, documents()[environment].changed(defaults, {}))
-        moved = [
-            d.changed((*defaults, *place[1:]), value_at(one.value, place)) if i == environment else d
-            for i, d in enumerate(before)
-        ]
-        alone = [d for i, d in enumerate(before) if d.value["kind"] != "Model" or i == number]
-        models = [i for i, d in enumerate(before) if d.value["kind"] == "Model"]
-        assert number in models
-        assert len(alone) < len(before)
-        found = compiled([d for i, d in enumerate(moved) if i not in models or i == number])
-        wanted = compiled([d for i, d in enumerate(before) if i not in models or i == number])
-        assert _errors(found) == _errors(wanted), shown(found.diagnostics)
-        assert _files(found) == _files(wanted)
+    environment = next(i for i, one in enumerate(documents()) if one.name == f"Environment {ENVIRONMENT}")
+    at = ("spec", "defaults", "model", *place[1:])
+    default = documents()[environment].changed(at, value_at(documents()[number].value, place))
+    own = [one for i, one in enumerate(_with(environment, default)) if i == number or not _other_model(one)]
+    without = [one for i, one in enumerate(documents()) if i == number or not _other_model(one)]
+    found, wanted = compiled(own), compiled(without)
+    assert _errors(found) == _errors(wanted), shown(found.diagnostics)
+    assert _files(found) == _files(wanted)
+
+
+def _other_model(one: Text) -> bool:
+    return bool(one.value["kind"] == "Model")
