@@ -48,7 +48,8 @@ def modelway(*arguments: str, cwd: Path = ROOT) -> int:
     shown = " ".join(argument if len(argument) < 40 else "DIR" for argument in arguments)
     print(f"\n$ modelway {shown}", flush=True)
     colour = ["--colour", "always" if sys.stdout.isatty() else "never"]
-    return subprocess.run([MODELWAY, *arguments, *colour], cwd=cwd, check=False, stderr=subprocess.STDOUT).returncode
+    command = [MODELWAY, *arguments, *colour]
+    return subprocess.run(command, cwd=cwd, check=False, stderr=subprocess.STDOUT).returncode
 
 
 def heading(text: str) -> None:
@@ -60,7 +61,8 @@ def summary(output: Path) -> None:
     for environment in sorted(path for path in output.iterdir() if path.name != ".index"):
         files = [path for path in environment.rglob("*") if path.is_file()]
         kinds = Counter(path.name.partition("-")[0] for path in files)
-        print(f"  {environment.name:8} {len(files):3} files: " + ", ".join(f"{n} {kind}" for kind, n in kinds.most_common()))
+        listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        print(f"  {environment.name:8} {len(files):3} files: {listed}")
 
 
 def tree(folder: Path) -> None:

@@ -20,9 +20,11 @@ WRONG = (b"maxRows: 256, maxDelay: 1ms", b"maxRow: 256, maxDelay: 1 ms")
 def main() -> None:
     sources, unread = read_specs(ROOT / "specs", shown="specs")
     sources = [type(source)(source.path, source.data.replace(*WRONG)) for source in sources]
-    found = [one for one in compile_specs(sources, unread).diagnostics if one.span.path.endswith("ranker.yaml")]
+    found = compile_specs(sources, unread).diagnostics
+    found = tuple(one for one in found if one.span.path.endswith("ranker.yaml"))
     text = render_text(found, {source.path: source.data for source in sources}, colour=True, width=84)
-    console = Console(record=True, width=88, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    nowhere = io.StringIO()
+    console = Console(record=True, width=88, file=nowhere, force_terminal=True, color_system="truecolor")
     console.print(Text.from_ansi("$ modelway compile\n" + text))
     svg = console.export_svg(title="modelway compile", unique_id="diagnostic")
     # No font from elsewhere: the picture is whole by itself.

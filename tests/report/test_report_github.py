@@ -7,14 +7,14 @@ import time
 from dataclasses import dataclass
 
 import pytest
-import tests.report.report_helpers as helpers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.report.report_helpers import PATH, at, found, many
 
+import tests.report.report_helpers as helpers
 from modelway.diagnostics import Diagnostic, Severity, Span
 from modelway.report.github import render_github
 from modelway.report.text import render_text
+from tests.report.report_helpers import PATH, at, found, many
 
 REGISTERED = {
     *("error", "warning", "notice", "debug", "group", "endgroup", "echo", "add-mask", "add-path"),

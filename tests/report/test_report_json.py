@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import time
 
-import tests.report.report_helpers as helpers
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.report.report_helpers import PATH, at, found, many
 
+import tests.report.report_helpers as helpers
 from modelway.diagnostics import CODES, Diagnostic, Severity, Span
 from modelway.report.json import render_json, report_data
+from tests.report.report_helpers import PATH, at, found, many
 
 
 def test_shape() -> None:

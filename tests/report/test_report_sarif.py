@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tests.report.report_helpers as helpers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft4Validator
-from tests.report.report_helpers import PATH, at, found, many
 
+import tests.report.report_helpers as helpers
 from modelway.diagnostics import CODES, Diagnostic, Severity, Span
 from modelway.report.sarif import render_sarif
+from tests.report.report_helpers import PATH, at, found, many
 
 
 @cache

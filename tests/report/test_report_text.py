@@ -9,13 +9,13 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 
 import pytest
-import tests.report.report_helpers as helpers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.report.report_helpers import PATH, at, cells, found, many
 
+import tests.report.report_helpers as helpers
 from modelway.diagnostics import Diagnostic, Severity, Span
 from modelway.report.text import render_text
+from tests.report.report_helpers import PATH, at, cells, found, many
 
 
 def plain(

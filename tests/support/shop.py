@@ -24,7 +24,11 @@ def compiled() -> Compilation:
 @cache
 def objects() -> dict[str, Json]:
     """Path -> Kubernetes object, for every environment with a cluster."""
-    return {file.path: yaml.load(file.data, Loader=yaml.CSafeLoader) for file in compiled().files if not file.path.startswith("local/")}
+    return {
+        file.path: yaml.load(file.data, Loader=yaml.CSafeLoader)
+        for file in compiled().files
+        if not file.path.startswith("local/")
+    }
 
 
 def of_kind(kind: str) -> dict[str, Json]:
