@@ -101,3 +101,20 @@ def forbidden(path: str, text: str, line: int = 0) -> list[Diagnostic]:
         hint = "delete it, or write it as an escape within double quotes"
         found.append(diagnostic("MW005", span, message, hint))
     return found
+
+
+def last_place(data: bytes) -> tuple[int, int]:
+    """0-based line and column after the last character of valid UTF-8."""
+    text = text_of(data[max(data.rfind(b"\n"), data.rfind(b"\r")) + 1 :])
+    return count_breaks(data), len(text)
+
+
+def span_of(
+    path: str, start: tuple[int, int], end: tuple[int, int], line: int, last: tuple[int, int]
+) -> Span:
+    """0-based places in a part of a file that ``line`` lines stand before and that ends at ``last``.
+
+    libyaml ends a last line that has no line break, and puts what is missing there on the next.
+    """
+    start, end = min(start, last), min(end, last)
+    return Span(path, line + start[0] + 1, start[1] + 1, line + end[0] + 1, end[1] + 1)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from yaml import MarkedYAMLError, YAMLError, events
 from yaml._yaml import CParser
 
-from modelway.characters import count_breaks, lines, text_of
+from modelway.characters import last_place, lines, span_of, text_of
 from modelway.diagnostics import Diagnostic, Span, diagnostic
 from modelway.malformed import malformed
 from modelway.scalars import Problem, resolve, shown
@@ -347,19 +347,4 @@ class Reader:
     def span(self, place: Place) -> Span:
         if self._last is None:
             self._last = last_place(self._data)
-        return span_of(self.path, place, self._line, self._last)
-
-
-def last_place(data: bytes) -> tuple[int, int]:
-    """0-based line and column after the last character of valid UTF-8."""
-    text = text_of(data[max(data.rfind(b"\n"), data.rfind(b"\r")) + 1 :])
-    return count_breaks(data), len(text)
-
-
-def span_of(path: str, place: Place, line: int, last: tuple[int, int]) -> Span:
-    """The place in a part of a file that ``line`` lines stand before and that ends at ``last``.
-
-    libyaml ends a last line that has no line break, and puts what is missing there on the next.
-    """
-    start, end = min(place[:2], last), min(place[2:4], last)
-    return Span(path, line + start[0] + 1, start[1] + 1, line + end[0] + 1, end[1] + 1)
+        return span_of(self.path, place[:2], place[2:4], self._line, self._last)

@@ -11,22 +11,23 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from modelway import quick
-from modelway.characters import count_breaks, forbidden, text_of, undecodable
+from modelway.characters import count_breaks, forbidden, last_place, span_of, text_of, undecodable
 from modelway.diagnostics import Diagnostic, Span, diagnostic, sort_unique
-from modelway.events import Node, Place, Reader, last_place, span_of
 from modelway.sources import SourceFile
 from modelway.strict import loose_tabs, strange_lines
+
+if TYPE_CHECKING:
+    from modelway.events import Node, Place, Reader
 
 Json = dict[str, Any] | list[Any] | str | int | float | bool | None
 Pointer = tuple[str | int, ...]
 
 MAX_DOCUMENTS = 10_000  # of one file: 8 MB hold two million, an empty one each line
 _MAX_NOTES = 100  # on the empty documents of one file
-_SEPARATOR = re.compile(rb"(?<=[\r\n])---(?=[ \t\r\n]|\Z)")
-_DIRECTIVE = re.compile(rb"(?:\A|(?<=[\r\n]))%")
+_SEPARATOR = re.compile(rb"---(?<=[\r\n]---)(?=[ \t\r\n]|\Z)")  # begins with what is quick to search for
 
 
 class Part(NamedTuple):
@@ -76,13 +77,13 @@ class Document:
 
     def _span(self, place: Place) -> Span:
         last = _places(self.source, self.part)[1]
-        return span_of(self.source.path, place, self.part.line, last)
+        return span_of(self.source.path, place[:2], place[2:4], self.part.line, last)
 
 
 @lru_cache(maxsize=64)  # of the files that findings are about, few are in hand at one time
 def _places(source: SourceFile, part: Part) -> tuple[Place, tuple[int, int]]:
     data = source.data[part.start : part.end]
-    nodes = Reader(source.path).read(data, part.line)
+    nodes = _reader(source.path).read(data, part.line)
     place = nodes[part.nth].place if part.nth < len(nodes) else (0, 0, 0, 0, None)
     return place, last_place(data)
 
@@ -114,7 +115,7 @@ def load(source: SourceFile) -> tuple[list[Document], list[Diagnostic]]:
             documents += [Document(source, index, value, part) for value in values]
             index += len(values)
             continue
-        reader = reader or Reader(source.path)
+        reader = reader or _reader(source.path)
         findings = len(reader.found)
         nodes = _read(reader, data, part.line)
         for nth, node in enumerate(nodes):
@@ -129,6 +130,13 @@ def load(source: SourceFile) -> tuple[list[Document], list[Diagnostic]]:
     if not (documents or found):
         found.append(diagnostic("MW018", Span(source.path), "the file holds no document", _DELETE))
     return documents, sort_unique(found)
+
+
+def _reader(path: str) -> Reader:
+    """libyaml costs 15 ms to import: only when there is something that ``quick`` does not read."""
+    from modelway.events import Reader
+
+    return Reader(path)
 
 
 _DELETE = "write a spec, or delete it"
@@ -155,7 +163,8 @@ def _read(reader: Reader, data: bytes, line: int) -> list[Node]:
 
 def _parts(data: bytes) -> list[Part]:
     """The bytes cut before every line ``---``, which begins a document wherever it stands."""
-    if (b"\n---" not in data and (b"\r" not in data or b"\r---" not in data)) or _DIRECTIVE.search(data):
+    directives = data.startswith((b"%", b"\xef\xbb\xbf%")) or b"\n%" in data or b"\r%" in data
+    if directives or b"---" not in data:  # a directive belongs to the document behind the next "---"
         return [Part(0, len(data))]
     starts = [match.start() for match in islice(_SEPARATOR.finditer(data), MAX_DOCUMENTS + 1)]
     parts: list[Part] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -13,6 +14,7 @@ import yaml
 from modelway.lower import names
 from modelway.pipeline import Compilation, compile_specs
 from modelway.sources import SourceFile
+from tests.contract.metrics import without_grafana
 from tests.lower.test_nothing_ignored import EVERYTHING
 from tests.support import shop
 
@@ -169,7 +171,8 @@ def matches(selector: Json, labels: Mapping[str, str]) -> bool:
     return selector.get("matchLabels", {}).items() <= labels.items()
 
 
-def _clusters(title: str, compilation: Compilation, sources: list[SourceFile]) -> list[Cluster]:
+def clusters_of(title: str, compilation: Compilation, sources: list[SourceFile]) -> list[Cluster]:
+    """The environments that have a cluster."""
     assert compilation.files, compilation.diagnostics
     objects: dict[str, dict[str, Json]] = {}
     for file in compilation.files:
@@ -192,6 +195,103 @@ def clusters() -> tuple[Cluster, ...]:
     paths = sorted((shop.ROOT / "specs").rglob("*.yaml"))
     sources = [SourceFile(str(path), path.read_bytes()) for path in paths]
     return (
-        *_clusters("shop", shop.compiled(), sources),
-        *_clusters("reference", compile_specs(reference), reference),
+        *clusters_of("shop", shop.compiled(), sources),
+        *clusters_of("reference", compile_specs(reference), reference),
     )
+
+
+def rollouts(cluster: Cluster) -> list[Workload]:
+    return [one for one in cluster.workloads if one.value["kind"] == "Rollout"]
+
+
+def canaries(cluster: Cluster) -> list[tuple[Workload, Json]]:
+    return [
+        (one, one.spec["strategy"]["canary"]) for one in rollouts(cluster) if "canary" in one.spec["strategy"]
+    ]
+
+
+def previews(cluster: Cluster) -> list[tuple[Workload, Json]]:
+    return [
+        (one, one.spec["strategy"]["blueGreen"])
+        for one in rollouts(cluster)
+        if "blueGreen" in one.spec["strategy"]
+    ]
+
+
+def inside(value: Any) -> Iterator[Any]:
+    """Every mapping in a value."""
+    if isinstance(value, dict):
+        yield value
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from inside(item)
+
+
+def templates(cluster: Cluster) -> list[Json]:
+    return cluster.of("AnalysisTemplate")
+
+
+def waited_for(cluster: Cluster) -> set[tuple[str, str]]:
+    """Templates that something waits for: those of steps, and of a preview."""
+    found = set()
+    for work, canary in canaries(cluster):
+        for step in canary["steps"]:
+            for one in step.get("analysis", {}).get("templates", ()):
+                found.add((work.namespace, one["templateName"]))
+    for work, preview in previews(cluster):
+        for one in preview.get("prePromotionAnalysis", {}).get("templates", ()):
+            found.add((work.namespace, one["templateName"]))
+    return found
+
+
+def gate_metrics(cluster: Cluster) -> list[tuple[Json, Json, bool]]:
+    """(template, metric, whether something waits for it)."""
+    return [
+        (one, metric, (one["metadata"]["namespace"], one["metadata"]["name"]) in waited_for(cluster))
+        for one in templates(cluster)
+        for metric in one["spec"]["metrics"]
+    ]
+
+
+def gate_query(metric: Json) -> str:
+    text = metric["provider"]["prometheus"]["query"]
+    assert "{{args.canary-hash}}" in text
+    found = text.replace("{{args.canary-hash}}", "5d5f7c9b6")
+    assert "{{" not in found
+    return str(found)
+
+
+def expressions(cluster: Cluster) -> Iterator[tuple[str, str]]:
+    """(where, PromQL) of everything that asks Prometheus."""
+    for name, rule in cluster.rules():
+        yield f"rule {name}", rule["expr"]
+    for board in cluster.dashboards():
+        for panel in board["panels"]:
+            for target in panel["targets"]:
+                yield f"dashboard {board['title']}: {panel['title']}", without_grafana(target["expr"])
+    for one, metric, _ in gate_metrics(cluster):
+        yield f"gate {one['metadata']['name']}", gate_query(metric)
+    for scaler in cluster.of("ScaledObject"):
+        for trigger in scaler["spec"]["triggers"]:
+            yield f"scaler {scaler['metadata']['name']}", trigger["metadata"]["query"]
+
+
+_UNITS = {
+    "": 1,
+    "m": 0.001,
+    "k": 1e3,
+    "M": 1e6,
+    "G": 1e9,
+    "T": 1e12,
+    "Ki": 2**10,
+    "Mi": 2**20,
+    "Gi": 2**30,
+    "Ti": 2**40,
+}
+
+
+def quantity(text: str) -> float:
+    found = re.fullmatch(r"(\d+)(m|k|M|G|T|Ki|Mi|Gi|Ti)?", text)
+    assert found, text
+    return int(found[1]) * _UNITS[found[2] or ""]

@@ -23,7 +23,8 @@ from modelway import __version__
 from modelway.load import load
 from modelway.pipeline import compile_specs
 from modelway.sources import SourceFile, read_specs
-from tests.support.shop import ROOT, compiled as shop
+from tests.support.shop import ROOT
+from tests.support.shop import compiled as shop
 from tests.support.spec_text import (
     Text,
     compiled,
@@ -194,9 +195,9 @@ def test_comments_blank_lines_and_the_style_of_line_breaks(seed: int) -> None:
 def _run(tmp_path: Path, name: str, cwd: Path, umask: int, **variables: str) -> dict[str, bytes]:
     output = tmp_path / name
     kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+    arguments = ("--quiet", "--specs", os.path.relpath(SPECS, cwd), "--output", str(output))
     ran = subprocess.run(
-        [sys.executable, "-c", "from modelway.cli import run; run()", "compile", "--quiet"]
-        + ["--specs", os.path.relpath(SPECS, cwd), "--output", str(output)],
+        [sys.executable, "-c", "from modelway.cli import run; run()", "compile", *arguments],
         cwd=cwd,
         env={**kept, "PYTHONPATH": str(ROOT / "compiler"), **variables},
         umask=umask,
