@@ -252,12 +252,14 @@ def init_command(folder: str, team: str, model: str) -> int:
 
     It holds settings, a model, a resource, an environment, CI and editor settings.
     """
+    import shlex
+
     from modelway import workspace
 
     written = workspace.initialise(folder, team, model)
     for path in written:
         click.echo(f"  wrote {path}")
-    step = "" if folder == "." else f"cd {folder} && "
+    step = "" if folder == "." else f"cd {shlex.quote(folder)} && "
     click.echo(f"\nNext: {step}modelway compile")
     return OK
 
@@ -281,9 +283,10 @@ def completion_command(shell: str) -> int:
 def _console(options: dict[str, Any], quiet: bool) -> Console:
     from modelway.console import Console
 
-    return Console(
-        options.get("format_", "text"), options["colour"], quiet=quiet, strict=options.get("strict", False)
-    )
+    form, strict = options.get("format_", "text"), options.get("strict", False)
+    console = Console(form, options["colour"], quiet=quiet, strict=strict)
+    click.get_current_context().call_on_close(console.close)
+    return console
 
 
 def _json(value: object) -> str:

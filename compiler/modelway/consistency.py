@@ -5,7 +5,10 @@ Each check is a generator of diagnostics over a ``Place``; ``CHECKS`` lists them
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
+
+import msgspec
 
 from modelway.diagnostics import Diagnostic, Span, diagnostic
 from modelway.resolve import (
@@ -20,7 +23,7 @@ from modelway.resolve import (
 )
 from modelway.spec.alert import Alert, Threshold
 from modelway.spec.common import amount, milliseconds
-from modelway.spec.model import Model
+from modelway.spec.model import Gates, Model, Serving
 
 Check = Callable[[Place, Catalog], Iterable[Diagnostic]]
 
@@ -33,9 +36,10 @@ def check_place(place: Place, found: Catalog) -> list[Diagnostic]:
 def check_names(found: Catalog) -> Iterator[Diagnostic]:
     """Names with an environment at their end: ``a-b`` in ``c`` and ``a`` in ``b-c`` are both ``a-b-c``."""
     yield from _namespaces(found)
+    yield from _domains(found)
     first: dict[str, tuple[str, str]] = {}
     for resource in found.of("Resource"):
-        for environment in found.of("Environment"):
+        for environment in found.of("Environment") if _prioritised(found, resource) else ():
             other = first.setdefault(f"{resource}-{environment}", (resource, environment))
             if other != (resource, environment):
                 text = (
@@ -44,6 +48,24 @@ def check_names(found: Catalog) -> Iterator[Diagnostic]:
                 )
                 span = found.documents["Resource", resource].span(("metadata", "name"))
                 yield diagnostic("MW205", span, text, "rename a resource or an environment")
+
+
+def _domains(found: Catalog) -> Iterator[Diagnostic]:
+    """A host name leads to one gateway."""
+    first: dict[str, str] = {}
+    for environment in found.of("Environment"):
+        gateway = found.documents["Environment", environment].value["spec"].get("gateway")
+        other = first.setdefault(gateway["domain"], environment) if gateway else environment
+        if other != environment:
+            text = f'"{environment}" and "{other}" have the same domain {gateway["domain"]}'
+            span = found.documents["Environment", environment].span(("spec", "gateway", "domain"))
+            yield diagnostic("MW205", span, text, "give each environment a domain of its own")
+
+
+def _prioritised(found: Catalog, resource: str) -> bool:
+    spec = found.documents["Resource", resource].value["spec"]
+    overlays = spec.get("environments", {}).values()
+    return any(one and one.get("priority") for one in (spec, *overlays))
 
 
 def _namespaces(found: Catalog) -> Iterator[Diagnostic]:
@@ -157,6 +179,11 @@ def _rollouts(place: Place, _: Catalog) -> Iterator[Diagnostic]:
             yield diagnostic(
                 "MW207", model.key_span(*at, "steps"), text, "write strategy: canary, or leave steps out"
             )
+        if not gated and rollout.gates != Gates():
+            text = "minRate says when a gate has evidence, and there is no gate"
+            yield diagnostic(
+                "MW207", model.key_span(*at, "gates", "minRate"), text, "add a gate, or leave it out"
+            )
         if gated and rollout.strategy == "rolling":
             text = "a rolling update has no gates"
             yield diagnostic(
@@ -199,6 +226,11 @@ def _gpus(place: Place, _: Catalog) -> Iterator[Diagnostic]:
             yield diagnostic(
                 "MW208", resource.span("spec", "gpu", "count"), text, "no pod of it could be placed"
             )
+    for product, have in inventory.items():
+        if have.per_node > have.count:
+            text = f"a node has {have.per_node} GPUs and the cluster {have.count}"
+            span = place.environment.span("spec", "gpus", product, "perNode")
+            yield diagnostic("MW212", span, text, "count is that of the whole cluster")
     for product, count in sorted(used.items()):
         if product in inventory and count > inventory[product].count:
             have = inventory[product].count
@@ -216,8 +248,10 @@ def _digests(place: Place, _: Catalog) -> Iterator[Diagnostic]:
         artifact = model.spec.spec.artifact
         if artifact.digest is None:
             text = f'"{place.name}" takes no weights without a digest'
-            yield diagnostic("MW209", model.span("spec", "artifact"), text, f"add digest: sha256:…, {hint}")
-        if artifact.uri.startswith("oci://") and "@sha256:" not in artifact.uri:
+            yield diagnostic(
+                "MW209", model.key_span("spec", "artifact"), text, f"add digest: sha256:…, {hint}"
+            )
+        if artifact.uri.startswith("oci://") and not _PINNED.search(artifact.uri):
             text = f'"{place.name}" takes no image without a digest'
             yield diagnostic(
                 "MW209", model.span("spec", "artifact", "uri"), text, f"end it with @sha256:…, {hint}"
@@ -225,6 +259,9 @@ def _digests(place: Place, _: Catalog) -> Iterator[Diagnostic]:
     if environment.images is not None and "@sha256:" not in environment.images.server:
         span = place.environment.span("spec", "images", "server")
         yield diagnostic("MW209", span, "the image has no digest", f"end it with @sha256:…, {hint}")
+
+
+_PINNED = re.compile(r"@sha256:[0-9a-f]{64}$")
 
 
 def _weights(place: Place, _: Catalog) -> Iterator[Diagnostic]:
@@ -335,6 +372,11 @@ def _alerts(place: Place, found: Catalog) -> Iterator[Diagnostic]:
             labels = ", ".join(f"{name}={value}" for name, value in sorted(spec.target.labels.items()))
             text = f'no model of team "{alert.spec.metadata.team}" has the labels {labels}'
             yield diagnostic("MW213", alert.span("spec", "target", "labels"), text, "give a model the labels")
+        whole = found.complete and not found.broken and not place.broken
+        if whole and place.name in spec.targets and not watched_by(alert.spec, place.models):
+            i = spec.targets.index(place.name)
+            text = f'none of the models that it watches is for "{place.name}"'
+            yield diagnostic("MW213", alert.span("spec", "targets", i), text, "leave the environment out")
         if not (spec.objectives.availability or spec.objectives.latency or spec.absence) and not [
             *_thresholds(alert.spec)
         ]:
@@ -363,7 +405,11 @@ def _limits(place: Place, _: Catalog) -> Iterator[Diagnostic]:
         for i, rows in enumerate(batching.preferred_rows):
             if rows > batching.max_rows:
                 text = f"a batch of {rows} is above maxRows {batching.max_rows}"
-                yield diagnostic("MW212", model.span(*at, "batching", "preferredRows", i), text)
+                yield diagnostic("MW212", model.span(*at, "batching", "preferredRows", i), text, _ROWS_HINT)
+        for i, rows in enumerate(serving.warm_up.rows):
+            if rows > batching.max_rows:
+                text = f"a warm-up of {rows} rows is above maxRows {batching.max_rows}"
+                yield diagnostic("MW212", model.span(*at, "warmUp", "rows", i), text, _ROWS_HINT)
         if concurrency.queue_rows < batching.max_rows:
             text = f"a queue of {concurrency.queue_rows} rows never fills a batch of {batching.max_rows}"
             yield diagnostic("MW212", model.span(*at, "concurrency", "queueRows"), text)
@@ -373,10 +419,39 @@ def _limits(place: Place, _: Catalog) -> Iterator[Diagnostic]:
         if not serving.protocols.rest and not serving.protocols.grpc:
             text = "nobody can call a model without REST and without gRPC"
             yield diagnostic("MW212", model.key_span(*at, "protocols"), text, "switch one of them on")
+        yield from _too_long(model, serving)
         resource = place.resources.get(serving.resource)
         if resource is not None and amount(serving.cache.size) >= amount(resource.spec.spec.memory):
             text = f"a cache of {serving.cache.size} does not fit in {resource.spec.spec.memory} of memory"
             yield diagnostic("MW212", model.span(*at, "cache", "size"), text)
+
+
+_ROWS_HINT = "raise batching.maxRows, or lower it"
+_LONGEST = {"startup": "6h", "queue": "10m", "drain": "1h", "pause": "30d", "probation": "1d", "ttl": "30d"}
+_LINEAGE_BYTES = 65536  # it becomes an annotation, and Kubernetes takes 262,144 bytes of those in all
+
+
+def _too_long(model: Resolved[Model], serving: Serving) -> Iterator[Diagnostic]:
+    """Times beyond what Kubernetes' fields hold or anybody means, and a lineage that is a data set."""
+    at = ("spec", "serving")
+    timeouts, standby = serving.timeouts, serving.standby
+    times: list[tuple[tuple[str | int, ...], str]] = [
+        ((*at, "timeouts", "startup"), timeouts.startup),
+        ((*at, "timeouts", "queue"), timeouts.queue),
+        ((*at, "timeouts", "drain"), timeouts.drain),
+        ((*at, "cache", "ttl"), serving.cache.ttl),
+    ]
+    times += [((*at, "standby", "probation"), standby.probation)] if standby else []
+    steps = model.spec.spec.rollout.steps
+    times += [(("spec", "rollout", "steps", i, "pause"), step.pause) for i, step in enumerate(steps)]
+    for place, value in times:
+        most = _LONGEST[str(place[-1])]
+        if milliseconds(value) > milliseconds(most):
+            yield diagnostic("MW212", model.span(*place), f"{value} is longer than {most}", f"at most {most}")
+    size = len(msgspec.json.encode(model.spec.spec.lineage))
+    if size > _LINEAGE_BYTES:
+        text = f"the lineage has {size} bytes, more than {_LINEAGE_BYTES}"
+        yield diagnostic("MW212", model.key_span("spec", "lineage"), text, "name a file that holds the rest")
 
 
 def _addresses(place: Place, _: Catalog) -> Iterator[Diagnostic]:
@@ -387,11 +462,28 @@ def _addresses(place: Place, _: Catalog) -> Iterator[Diagnostic]:
         span = place.environment.key_span("spec", "cluster", "addOns", "gatewayAPI")
         text = f'"{place.name}" has the Gateway API but names no Gateway'
         yield diagnostic("MW214", span, text, "add gateway: {name: …, namespace: …, domain: …}")
+    for i, cidr in enumerate(spec.artifact_store.cidrs):
+        if cidr != "0.0.0.0/0" and (wrong := _no_network(cidr)):
+            span = place.environment.span("spec", "artifactStore", "cidrs", i)
+            yield diagnostic(
+                "MW108", span, f"{cidr} is not a range of addresses: {wrong}", "write 10.0.0.0/8, say"
+            )
     if spec.images is None:
         text = f'"{place.name}" has a cluster but no image of the server'
         yield diagnostic(
             "MW214", place.environment.key_span("spec", "cluster"), text, "add images: {server: …@sha256:…}"
         )
+
+
+def _no_network(cidr: str) -> str:
+    """Why the text is no network, or ''."""
+    import ipaddress
+
+    try:
+        ipaddress.ip_network(cidr)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _known(what: str, names: Iterable[str]) -> str:

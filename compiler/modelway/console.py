@@ -26,7 +26,8 @@ class Console:
         self._form, self._quiet = form, quiet
         self._least = Severity.WARNING if strict else Severity.ERROR
         self._terminal = sys.stderr is not None and sys.stderr.isatty()  # None: it was closed
-        wanted = self._terminal and not os.environ.get("NO_COLOR")
+        plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+        wanted = self._terminal and not plain
         self._colour = colour == "always" or (colour == "auto" and wanted)
         self._started = time.monotonic()
         self._bar: tuple[Progress, TaskID] | None = None
@@ -40,10 +41,15 @@ class Console:
         bar, task = self._bar
         bar.update(task, description=what, completed=done, total=total)
 
-    def finish(self, outcome: Outcome) -> int:
-        """Print what was found and done; give the exit code."""
+    def close(self) -> None:
+        """Take the bar away, however the command ends: it hides the cursor."""
         if self._bar is not None:
             self._bar[0].stop()
+            self._bar = None
+
+    def finish(self, outcome: Outcome) -> int:
+        """Print what was found and done; give the exit code."""
+        self.close()
         found = [one for one in outcome.diagnostics if not self._quiet or one.severity >= self._least]
         if self._form == "text":
             self._text(found, outcome)

@@ -44,7 +44,7 @@ class Diagnostic:
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """An entry of the table of codes; ``docs/diagnostics.md`` is made from it."""
+    """An entry of the table of codes; ``docs/reference/diagnostics.md`` is made from it."""
 
     severity: Severity
     title: str
@@ -132,7 +132,13 @@ def diagnostic(
 
 def sort_unique(found: Iterable[Diagnostic]) -> list[Diagnostic]:
     """By place, then code, then text; the same finding (one per environment, say) stands once."""
-    return sorted(set(found), key=lambda d: (d.span, d.code, d.message, d.hint))
+    return sorted(set(found), key=_order)
+
+
+def _order(one: Diagnostic) -> tuple[str, int, int, int, int, str, str, str]:
+    span = one.span  # field by field: comparing spans as wholes took a third of the time for many findings
+    place = (span.path, span.line, span.column, span.end_line, span.end_column)
+    return (*place, one.code, one.message, one.hint)
 
 
 def has_errors(found: Iterable[Diagnostic]) -> bool:

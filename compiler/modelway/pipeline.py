@@ -129,14 +129,17 @@ _LONG_NAMES = ("configmap", "settings", "dashboard", "rules")  # ConfigMaps may 
 def _clashes(files: Iterable[GeneratedFile], found: Catalog) -> Iterator[Diagnostic]:
     """Names that only show once suffixed: too long, or those of another spec's object."""
     first: dict[tuple[str, str], str] = {}
+    told: set[tuple[str, str]] = set()
     for file in files:
         folder, _, file_name = file.path.rpartition("/")
         kind, _, name = file_name.rpartition(".")[0].partition("-")
         owner = first.setdefault((folder if PLATFORM in folder else _team(folder), file_name), file.spec)
-        if owner != file.spec:
-            text = f"{file.spec} and {owner} both give {file.path}"
-            yield diagnostic("MW407", _span(file.spec, found), text, "rename one of them")
-        elif len(name) > _NAME_LIMIT and kind not in _LONG_NAMES:
+        if owner != file.spec and (owner, file.spec) not in told:
+            told.add((owner, file.spec))
+            text = f'{file.spec} and {owner} both make a {kind} called "{name}", and perhaps more'
+            related = ((_span(owner, found), "the other is here"),)
+            yield diagnostic("MW407", _span(file.spec, found), text, "rename one of them", related)
+        elif owner == file.spec and len(name) > _NAME_LIMIT and kind not in _LONG_NAMES:
             text = f'"{name}" has {len(name)} characters, a Kubernetes name at most {_NAME_LIMIT}'
             yield diagnostic("MW406", _span(file.spec, found), text, "shorten the names that it is made of")
 

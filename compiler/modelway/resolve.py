@@ -339,3 +339,8 @@ def _unknown_environments(found: Catalog) -> Iterator[Diagnostic]:
             if found.unknown("Environment", name):
                 hint = did_you_mean(name, known, f"the environments are {', '.join(known) or 'none yet'}")
                 yield diagnostic("MW203", span(pointer), f'there is no environment "{name}"', hint)
+        for name in spec.get("environments", ()):
+            if spec.get("targets") and name not in spec["targets"] and name in known:
+                text = f'the overlay is for "{name}", which is not among the targets'
+                hint = "add it to the targets, or leave the overlay out"
+                yield diagnostic("MW203", document.key_span(("spec", "environments", name)), text, hint)

@@ -6,6 +6,7 @@ is checked again by ``resolve`` after an environment's overlay is merged.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -126,8 +127,8 @@ def _wrong_key(pointer: Pointer, error: jsonschema_rs.ValidationError, places: P
 
 def _wrong_value(name: str, error: jsonschema_rs.ValidationError) -> tuple[str, str, str]:
     """(code, message, hint) for a value that a keyword of the schema refuses."""
-    instance: Any = error.instance
-    value, detail = shown(instance), cast(Any, error.kind)
+    instance: Any = _without_password(error.instance)
+    value, detail = shown(instance), cast("Any", error.kind)
     match name:
         case "type":
             wanted = " or ".join(_TYPES[kind] for kind in detail.types if kind != "null")
@@ -151,7 +152,7 @@ def _wrong_value(name: str, error: jsonschema_rs.ValidationError) -> tuple[str, 
         case "maximum" | "exclusiveMaximum":
             bound = "at most" if name == "maximum" else "below"
             return "MW109", f"{value} is too large", f"it must be {bound} {detail.limit}"
-        case "minItems" | "maxItems":
+        case "minItems" | "maxItems" | "maxProperties":
             few = name == "minItems"
             text = f"{len(instance)} entries are too {'few' if few else 'many'}"
             return "MW110", text, f"{'at least' if few else 'at most'} {detail.limit}"
@@ -159,6 +160,11 @@ def _wrong_value(name: str, error: jsonschema_rs.ValidationError) -> tuple[str, 
             text = f"{value} has {len(instance)} characters"
             return "MW108", text, f"at {'least' if name == 'minLength' else 'most'} {detail.limit}"
     raise AssertionError(f"the schemas use a keyword that has no words: {name}")
+
+
+def _without_password(value: object) -> object:
+    """A URI's user and password must not travel on in a message: reports of CI are read by many."""
+    return re.sub(r"(?<=//)[^/@]*@", "…@", value) if isinstance(value, str) and "@" in value else value
 
 
 _TYPES = {

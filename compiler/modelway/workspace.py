@@ -67,11 +67,11 @@ def compile_and_compare(
     counts["unchanged"] = _in_scope(compilation, only) - counts["stale"] - counts["missing"]
     mend = _mend(specs, output, only)
     stale = [
-        diagnostic(code, Span(f"{folders.shown_output}/{path}"), text, f"run: {mend}")
+        diagnostic(code, Span(f"{folders.shown_output}/{path}"), text.format(path), f"run: {mend}")
         for code, text, paths in (
-            ("MW503", "does not hold what the specs compile to", comparison.stale),
-            ("MW504", "is missing", comparison.missing),
-            ("MW505", "is not what any spec compiles to", comparison.extra),
+            ("MW503", "{} does not hold what the specs compile to", comparison.stale),
+            ("MW504", "{} is missing", comparison.missing),
+            ("MW505", "{} is what no spec compiles to any more", comparison.extra),
         )
         for path in paths
     ]
@@ -152,17 +152,28 @@ def initialise(folder: str, team: str, model: str) -> list[str]:
     from modelway import scaffold
 
     for what, name in (("team", team), ("model", model)):
-        if not re.fullmatch("[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?", name):
-            raise RefusedError(f'the {what} "{name}" is not of lower-case letters, digits and inner hyphens')
+        if not re.fullmatch("[a-z]([-a-z0-9]{0,38}[a-z0-9])?", name):
+            form = "1 to 40 lower-case letters, digits and inner hyphens, a letter first"
+            raise RefusedError(f'the {what} "{name}" is not {form}')
     root = Path(folder)
     files = scaffold.files(team, model)
-    there = [path for path in files if (root / path).exists() or (root / path).is_symlink()]
-    if there:
-        raise RefusedError(f"{there[0]} is there already; init writes into a new repository only")
-    for path, data in files.items():
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        _write(root / path, data)
-    return [str(root / path) for path in files]
+    for path in files:
+        if (root / path).exists() or (root / path).is_symlink():
+            raise RefusedError(f"{path} is there already; init writes into a new repository only")
+        in_the_way = [above for above in (root / path).parents if above.exists() and not above.is_dir()]
+        if in_the_way:
+            raise RefusedError(f"{in_the_way[0]} is a file, and init needs a folder there")
+    written: list[Path] = []
+    try:
+        for path, data in files.items():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            _write(root / path, data)
+            written.append(root / path)
+    except OSError:
+        for done in written:  # half a repository would keep the next init from starting
+            done.unlink(missing_ok=True)
+        raise
+    return [str(path) for path in written]
 
 
 def _compile(
@@ -211,6 +222,8 @@ def _read(specs: str | None, output: str | None) -> tuple[Folders | None, list[D
             ],
             sources,
         )
+    if folders.output.exists() and not folders.output.is_dir():
+        return None, [*found, _unusable(folders, "is not a folder")], sources
     read, unread = read_specs(folders.specs, shown=folders.shown_specs)
     if not read and not unread:
         text = f"there is no spec (*.yaml) in {folders.shown_specs}"
@@ -246,11 +259,20 @@ def _outcome(found: Sequence[Diagnostic], sources: dict[str, bytes], *, strict: 
 
 
 def _foreign(folders: Folders, paths: Sequence[str]) -> list[Diagnostic]:
+    if "." in paths:
+        return [_unusable(folders, "is a symbolic link; name the folder that it leads to")]
     hint = "move it away, or choose another folder with --output; only what Modelway wrote may be here"
     return [
-        diagnostic("MW501", Span(f"{folders.shown_output}/{path}"), "is not a file that Modelway owns", hint)
+        diagnostic(
+            "MW501", Span(f"{folders.shown_output}/{path}"), f"{path} is not a file that Modelway owns", hint
+        )
         for path in paths
     ]
+
+
+def _unusable(folders: Folders, why: str) -> Diagnostic:
+    text = f"{folders.shown_output} {why}"
+    return diagnostic("MW502", Span(folders.shown_output), text, "name another folder with --output")
 
 
 def _in_scope(compilation: Compilation, only: Sequence[str]) -> int:

@@ -11,8 +11,8 @@ from modelway.spec.common import (
     LabelKey,
     LabelValue,
     PositiveDuration,
-    PrometheusLabel,
     Reference,
+    RoutingLabel,
     Targets,
     Team,
     Text,
@@ -121,7 +121,7 @@ class AlertSpec(Value, frozen=True, kw_only=True):
     absence: Annotated[Absence | None, doc("Alert when no server is seen.", {"for": "5m"})] = None
     severity: Annotated[Severity, doc("Severity of thresholds.", "critical")] = "warning"
     labels: Annotated[
-        dict[PrometheusLabel, LabelValue],
+        dict[RoutingLabel, LabelValue],
         doc("Labels of the alerts, for routing.", {"channel": "search-oncall"}),
     ] = {}
     runbook: Annotated[

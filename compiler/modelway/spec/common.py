@@ -13,7 +13,7 @@ import msgspec
 
 API_VERSION = "modelway.dev/v1alpha1"
 
-_DNS = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_DNS = r"[a-z]([-a-z0-9]*[a-z0-9])?"  # a letter first: Services ask for it (RFC 1035)
 _LABEL_VALUE = r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?"
 
 
@@ -29,18 +29,32 @@ def doc(description: str, *examples: Any) -> msgspec.Meta:
 # The forms that strings take. A form's ``title`` is what a diagnostic says was expected.
 Name = Annotated[
     str,
-    msgspec.Meta(pattern=f"^{_DNS}$", max_length=63, title="lower-case letters, digits and inner hyphens"),
+    msgspec.Meta(
+        pattern=f"^{_DNS}$",
+        max_length=63,
+        title="a letter, then lower-case letters, digits and inner hyphens",
+    ),
 ]
 Reference = Annotated[
     str,
     msgspec.Meta(pattern=f"^({_DNS}/)?{_DNS}$", max_length=127, title="a name, or team/name"),
 ]
+_PREFIX = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_KEY = rf"({_PREFIX}(\.{_PREFIX})*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?$"
 LabelKey = Annotated[
     str,
     msgspec.Meta(
-        pattern=rf"^({_DNS}(\.{_DNS})*/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
+        pattern=rf"^(?!(app\.kubernetes\.io|modelway\.dev)/){_KEY}",
         max_length=316,
-        title="a Kubernetes label key",
+        title="a Kubernetes label key that Modelway does not set itself",
+    ),
+]
+AnnotationKey = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=rf"^(?!(argocd\.argoproj\.io|modelway\.dev)/){_KEY}",
+        max_length=316,
+        title="a Kubernetes annotation key that Modelway does not set itself",
     ),
 ]
 LabelValue = Annotated[
@@ -49,6 +63,14 @@ LabelValue = Annotated[
 PrometheusLabel = Annotated[
     str,
     msgspec.Meta(pattern="^[a-zA-Z][a-zA-Z0-9_]*$", max_length=63, title="a Prometheus label name"),
+]
+RoutingLabel = Annotated[
+    str,
+    msgspec.Meta(
+        pattern="^(?!(alertname|severity|team|environment|slo|window|namespace|model|job|pod)$)[a-zA-Z][a-zA-Z0-9_]*$",
+        max_length=63,
+        title="a Prometheus label name that alerts do not have already",
+    ),
 ]
 Duration = Annotated[
     str,
@@ -112,10 +134,12 @@ class Team(Value, frozen=True, kw_only=True):
     team: Annotated[Name, doc("Team that owns the spec; its namespace is `<team>-<environment>`.", "search")]
     labels: Annotated[
         dict[LabelKey, LabelValue],
+        msgspec.Meta(max_length=32),
         doc("Labels for selectors; on every object made from the spec.", {"tier": "critical"}),
     ] = {}
     annotations: Annotated[
-        dict[LabelKey, Text],
+        dict[AnnotationKey, Text],
+        msgspec.Meta(max_length=32),
         doc("Notes for people and tools; on the workload or rule.", {"owner": "search@shop.example"}),
     ] = {}
 
@@ -132,6 +156,7 @@ class Shared(Value, frozen=True, kw_only=True):
 
 Targets = Annotated[
     tuple[Name, ...],
+    msgspec.Meta(min_length=1),
     doc("Environments that the spec is for; every environment when left out.", ["staging", "prod"]),
 ]
 

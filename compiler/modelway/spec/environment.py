@@ -26,10 +26,11 @@ Image = Annotated[
         title="an image such as registry.example/modelway/runtime@sha256:…",
     ),
 ]
+_PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 HttpUrl = Annotated[
     str,
     msgspec.Meta(
-        pattern=r"^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?$", title="an http(s) URL"
+        pattern=rf"^https?://[A-Za-z0-9.-]+(:{_PORT})?(/[A-Za-z0-9._~/-]*)?$", title="an http(s) URL"
     ),
 ]
 Domain = Annotated[
@@ -116,7 +117,9 @@ class GpuProduct(Value, frozen=True, kw_only=True):
     """A product of GPU that the cluster has."""
 
     node_label: Annotated[
-        LabelValue, doc("Value of the node label `nvidia.com/gpu.product`.", "NVIDIA-H100-80GB-HBM3")
+        LabelValue,
+        msgspec.Meta(min_length=1),
+        doc("Value of the node label `nvidia.com/gpu.product`.", "NVIDIA-H100-80GB-HBM3"),
     ]
     count: Annotated[int, msgspec.Meta(ge=1), doc("GPUs of the product in the whole cluster.", 16)]
     per_node: Annotated[int, msgspec.Meta(ge=1), doc("GPUs of the product in one node.", 8)] = 1

@@ -109,7 +109,7 @@ def _words(name: str) -> str:
 
 
 def _overlays(kind: str) -> Schema:
-    name = {"pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", "maxLength": 63}
+    name = {"pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$", "maxLength": 63}
     return {
         "title": "Environments",
         "description": "Merge patch of this spec by environment; null deletes, lists are replaced whole.",

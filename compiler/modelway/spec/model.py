@@ -73,6 +73,7 @@ class Lineage(Value, frozen=True, kw_only=True):
         dict[
             Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_.-]+$", max_length=63)], str | int | float | bool
         ],
+        msgspec.Meta(max_length=100),
         doc("Hyper-parameters of the training.", {"learning_rate": 0.001, "epochs": 12}),
     ] = {}
     architecture: Annotated[Text, doc("Architecture of the network.", "two-tower, 2 x 128")] = ""
