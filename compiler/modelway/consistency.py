@@ -233,8 +233,8 @@ def _gpus(place: Place, _: Catalog) -> Iterator[Diagnostic]:
             yield diagnostic("MW212", span, text, "count is that of the whole cluster")
     for product, count in sorted(used.items()):
         if product in inventory and count > inventory[product].count:
-            have = inventory[product].count
-            text = f'the models of "{place.name}" need {count} of {have} "{product}" at least'
+            total = inventory[product].count
+            text = f'the models of "{place.name}" need {count} of {total} "{product}" at least'
             span = place.environment.span("spec", "gpus", product, "count")
             yield diagnostic("MW216", span, text, "lower minReplicas, or add GPUs")
 

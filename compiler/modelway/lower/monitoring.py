@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from modelway.lower import names
 from modelway.lower.dashboard import Subject, dashboard
-from modelway.lower.objects import KubeObject, PlainFile, json_text
+from modelway.lower.objects import KubeObject, PlainFile, json_by_lines
 from modelway.lower.workload import Workload
 
 
@@ -38,7 +38,7 @@ def dashboard_text(workload: Workload) -> str:
         gpus=workload.gpus,
         standby=workload.standby is not None,
     )
-    return json_text(dashboard(subject, workload.place.monitoring))
+    return json_by_lines(dashboard(subject, workload.place.monitoring))
 
 
 def dashboard_map(workload: Workload) -> KubeObject:

@@ -43,6 +43,22 @@ def json_text(value: object) -> str:
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
 
 
+def json_by_lines(value: Json) -> str:
+    """JSON with one line for each key, and one for each entry of its lists: a diff shows which changed."""
+
+    def line(item: object) -> str:
+        return msgspec.json.encode(item).decode()
+
+    lines = []
+    for key, item in value.items():
+        if isinstance(item, list) and item:
+            entries = ",\n    ".join(line(entry) for entry in item)
+            lines.append(f"  {line(key)}: [\n    {entries}\n  ]")
+        else:
+            lines.append(f"  {line(key)}: {line(item)}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
 def metadata(
     name: str,
     namespace: str | None,
