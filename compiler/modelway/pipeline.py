@@ -133,7 +133,7 @@ def _clashes(files: Iterable[GeneratedFile], found: Catalog) -> Iterator[Diagnos
     for file in files:
         folder, _, file_name = file.path.rpartition("/")
         kind, _, name = file_name.rpartition(".")[0].partition("-")
-        owner = first.setdefault((folder if PLATFORM in folder else _team(folder), file_name), file.spec)
+        owner = first.setdefault((_scope(folder), file_name), file.spec)
         if owner != file.spec and (owner, file.spec) not in told:
             told.add((owner, file.spec))
             text = f'{file.spec} and {owner} both make a {kind} called "{name}", and perhaps more'
@@ -144,9 +144,11 @@ def _clashes(files: Iterable[GeneratedFile], found: Catalog) -> Iterator[Diagnos
             yield diagnostic("MW406", _span(file.spec, found), text, "shorten the names that it is made of")
 
 
-def _team(folder: str) -> str:
-    """``prod/search/ranker`` -> ``prod/search``: the namespace that its objects share."""
-    return folder.rpartition("/")[0]
+def _scope(folder: str) -> str:
+    """What the names in a folder must be unique in: ``prod/search/ranker`` and ``prod/_platform/search`` lie
+    in the namespace ``prod/search``, ``prod/_platform`` in the cluster."""
+    environment, team, *below = folder.split("/")
+    return f"{environment}/{below[0] if team == PLATFORM and below else team}"
 
 
 def _span(spec: str, found: Catalog) -> Span:

@@ -127,7 +127,7 @@ def catalog(
     """Index the documents; the second of two specs with one name is an error and is left out."""
     found: dict[Key, Document] = {}
     problems: list[Diagnostic] = []
-    for document in valid:
+    for document in sorted(valid, key=lambda one: (one.source.path, one.index)):
         key = key_of(document)
         first = found.setdefault(key, document)
         if first is not document:
@@ -260,7 +260,7 @@ def _resolved(
         return Resolved(key, _typed(type_, value), Origin(document))
     merged = {name: item for name, item in spec.items() if name != "environments"}
     if below is not None:
-        merged = merge(_value_at(*below), merged)
+        merged = merge(merge({}, _value_at(*below)), merged)  # a null there deletes nothing
     whole = {**value, "spec": merge(merged, overlay or {})}
     place = (document, ("spec", "environments", environment)) if overlay else None
     origin = Origin(document, place, below)

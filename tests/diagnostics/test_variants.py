@@ -158,7 +158,7 @@ CASES: dict[str, tuple[dict[str, str], list[Told]]] = {
     # Digests.
     "weights-undigested": (
         change("model", f', digest: "{ZEROS}"', ""),
-        [("MW209", "{uri", "takes no weights")],
+        [("MW209", "artifact", "takes no weights")],
     ),
     "image-undigested": (
         change("model", "s3://shop-models/ranker.onnx", "oci://registry.example/m:1.0"),
@@ -303,7 +303,15 @@ def test_every_keyword_of_the_schemas_has_words() -> None:
     }
     worded = {
         *("additionalProperties", "required", "propertyNames", "type", "enum", "const", "pattern"),
-        *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minItems", "maxItems"),
+        *(
+            "minimum",
+            "maximum",
+            "exclusiveMinimum",
+            "exclusiveMaximum",
+            "minItems",
+            "maxItems",
+            "maxProperties",
+        ),
         *("minLength", "maxLength"),
     }
     for kind in schemas():

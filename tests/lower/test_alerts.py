@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -250,21 +251,18 @@ def test_every_alert_can_be_routed_and_inhibited(example: Example) -> None:
         assert {"summary", "description"} <= rule["annotations"].keys()
 
 
-def test_the_specs_labels_never_replace_ours() -> None:
-    ours = (
-        "alertname",
-        "severity",
-        "team",
-        "environment",
-        "slo",
-        "window",
-        "namespace",
-        "model",
-        "job",
-        "pod",
-    )
-    labels = dict.fromkeys((*ours, "channel"), "theirs")
-    groups = Example({**EXAMPLES["everything"].spec, "labels": labels}).groups
+@pytest.mark.parametrize(
+    "name",
+    ["alertname", "severity", "team", "environment", "slo", "window", "namespace", "model", "job", "pod"],
+)
+def test_the_specs_labels_cannot_replace_ours(name: str) -> None:
+    """The type refuses them, and with it the schema."""
+    with pytest.raises(msgspec.ValidationError, match=name):
+        _ = Example({**EXAMPLES["everything"].spec, "labels": {name: "theirs"}}).groups
+
+
+def test_labels_for_routing_are_on_every_alert() -> None:
+    groups = Example({**EXAMPLES["everything"].spec, "labels": {"channel": "theirs"}}).groups
     for rule, same in zip(alerts(groups), alerts(everything()), strict=True):
         assert rule["labels"] == {**same["labels"], "channel": "theirs"}
 

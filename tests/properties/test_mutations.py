@@ -41,18 +41,19 @@ def mutate(found: list[Text], chance: random.Random) -> None:
     """One change of one document, in place."""
     which = chance.randrange(len(found))
     value = deepcopy(found[which].value)
-    places = list(pointers(value))
-    place = chance.choice(places)
+    place = chance.choice(list(pointers(value)))
     holder = value_at(value, place[:-1])
-    match chance.randrange(7):
+    match chance.choice((0, 1, 2, 3, 3, 3, 4, 5, 6)):
         case 0:
             del holder[place[-1]]
         case 1 | 2:
             holder[place[-1]] = chance.choice(ODD)
-        case 3:  # a value of the same form from anywhere else
-            other = value_at(value, chance.choice(places))
-            holder[place[-1]] = deepcopy(other)
-        case 4:
+        case 3:  # what another spec of the kind says there, or somewhere else
+            others = [one.value for one in found if one.value.get("kind") == value.get("kind")]
+            other = chance.choice(others or [value])
+            at = place if place in set(pointers(other)) else chance.choice(list(pointers(other)))
+            holder[place[-1]] = deepcopy(value_at(other, at))
+        case 4:  # what any spec says anywhere
             other_document = chance.choice(found).value
             holder[place[-1]] = deepcopy(
                 value_at(other_document, chance.choice(list(pointers(other_document))))
@@ -72,9 +73,9 @@ def mutate(found: list[Text], chance: random.Random) -> None:
                 "rollout": chance.choice(ODD),
                 "version": chance.choice(ODD),
             }
-            overlays = value["spec"].setdefault("environments", {})
-            if isinstance(overlays, dict):
-                overlays[environment] = {chance.choice(list(patch)): chance.choice(list(patch.values()))}
+            overlay = {chance.choice(list(patch)): chance.choice(list(patch.values()))}
+            if isinstance(value.get("spec"), dict):
+                value["spec"]["environments"] = {environment: overlay}
     found[which] = Text(found[which].path, value)
 
 
@@ -93,7 +94,7 @@ def check(sources: list[SourceFile], compilation: Compilation) -> None:
             assert span.path in lines, one
 
 
-@settings(deadline=None, max_examples=600)
+@settings(deadline=None, max_examples=300)
 @given(st.integers(0, 2**63), st.integers(1, 3))
 def test_no_change_of_a_spec_raises(seed: int, times: int) -> None:
     chance = random.Random(seed)
@@ -109,7 +110,7 @@ def test_no_change_of_a_spec_raises(seed: int, times: int) -> None:
     assert bool(listing.rows) != any(one.severity is Severity.ERROR for one in listing.diagnostics)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(st.integers(0, 2**63))
 def test_a_mutant_that_compiles_compiles_again_to_the_same(seed: int) -> None:
     chance = random.Random(seed)

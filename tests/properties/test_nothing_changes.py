@@ -97,12 +97,18 @@ def test_any_order_of_source_files_gives_the_same_diagnostics_at_the_same_places
 # Empty overlays
 
 
+def _free(one: Text, environment: str) -> bool:
+    """Whether a spec is for an environment and has no overlay for it."""
+    spec = one.value["spec"]
+    overlaid = one.value["kind"] == "Environment" or environment in spec.get("environments", {})
+    return not overlaid and environment in spec.get("targets", [environment])
+
+
 @pytest.mark.parametrize("environment", shop().environments)
 def test_an_empty_overlay(environment: str) -> None:
     changed = []
     for one in documents():
-        overlays = one.value["spec"].get("environments", {})
-        if one.value["kind"] != "Environment" and environment not in overlays:
+        if _free(one, environment):
             one = one.changed(("spec", "environments", environment), {})
         changed.append(one)
     assert changed != list(documents())
@@ -118,9 +124,8 @@ def test_an_overlay_of_empty_mappings(environment: str) -> None:
 
     changed = []
     for one in documents():
-        spec = one.value["spec"]
-        if one.value["kind"] != "Environment" and environment not in spec.get("environments", {}):
-            patch = hollow({key: item for key, item in spec.items() if key != "environments"})
+        if _free(one, environment):
+            patch = hollow({key: item for key, item in one.value["spec"].items() if key != "environments"})
             one = one.changed(("spec", "environments", environment), patch)
         changed.append(one)
     same(data(compiled(changed)))

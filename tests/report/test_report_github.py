@@ -197,4 +197,4 @@ def test_speed(limit: int | None) -> None:
     diagnostics = many(100_000)
     started = time.process_time()
     render_github(diagnostics, {}, limit=limit)
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 20  # quadratic work shows, a busy machine does not

@@ -91,5 +91,5 @@ def test_speed() -> None:
     diagnostics = many(100_000)
     started = time.process_time()
     text = render_json(diagnostics, {})
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 20  # quadratic work shows, a busy machine does not
     assert text.count("\n") > 100_000

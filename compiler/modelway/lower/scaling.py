@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from modelway.lower import names
 from modelway.lower.objects import Json, KubeObject
 from modelway.lower.workload import Workload
+from modelway.spec.common import canonical_amount
 
 # One pod more every two minutes (loading takes about as long, so faster would overshoot), one
 # less every five after a quiet quarter of an hour.
@@ -79,7 +82,10 @@ def _autoscaler(workload: Workload) -> Json:
     scaling = workload.spec.serving.scaling
     metric = {
         "metric": {"name": _METRICS[scaling.metric]},
-        "target": {"type": "AverageValue", "averageValue": str(scaling.target)},
+        "target": {
+            "type": "AverageValue",
+            "averageValue": canonical_amount(Decimal(scaling.target), binary=False),
+        },
     }
     return {
         "scaleTargetRef": _target(workload),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 
 from modelway.lower import names
 from modelway.lower.objects import Json, KubeObject
@@ -156,7 +156,8 @@ def _resources(workload: Workload) -> Json:
 def _weights_bytes(workload: Workload) -> Decimal:
     """Room for fetched weights: 1.1 times their size, in whole MiB."""
     mebi = Decimal(1024 * 1024)
-    return -(-amount(workload.spec.artifact.size) * Decimal("1.1") // mebi) * mebi
+    room = amount(workload.spec.artifact.size) * Decimal("1.1")
+    return (room / mebi).to_integral_value(ROUND_CEILING) * mebi
 
 
 def _model_mount(workload: Workload) -> Json:
@@ -257,7 +258,7 @@ def service(workload: Workload, name: str) -> KubeObject:
     """A Service of all pods; Rollouts narrows the selector of a stable or canary one by itself."""
     protocols = workload.spec.serving.protocols
     ports: list[Json] = []
-    if protocols.rest:
+    if protocols.rest or workload.primary:  # a primary forwards over HTTP, whatever its callers speak
         ports.append({"name": "http", "port": names.HTTP_PORT, "targetPort": "http", "protocol": "TCP"})
     if protocols.grpc:
         ports.append(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from modelway.lower import names
 from modelway.lower.forms import Forms, choose
 from modelway.lower.objects import Json, metadata
-from modelway.resolve import Deployed, Place, watched_by
+from modelway.resolve import Deployed, Place, Resolved, watched_by
 from modelway.spec.alert import Alert
 from modelway.spec.common import milliseconds
 from modelway.spec.environment import Environment, EnvironmentSpec
@@ -82,13 +82,16 @@ def workload(one: Deployed, place: Place, buckets: Mapping[str, tuple[int, ...]]
     model = one.model.spec
     resource = place.resources[model.spec.serving.resource].spec
     primary = one.primary.spec.metadata.name if one.primary else None
+    bounds = _bounds(one.model, buckets)
+    if one.standby and place.environment.spec.spec.cluster is None:  # one process serves both
+        bounds = tuple(sorted({*bounds, *_bounds(one.standby, buckets)}))
     return Workload(
         name=one.name,
         model=model,
         resource=resource,
         environment=place.environment.spec,
         forms=choose(one, place.environment),
-        buckets_ms=buckets.get(one.model.key, ()) or bucket_bounds(gate_bounds(model)),
+        buckets_ms=bounds,
         standby=one.standby.spec if one.standby else None,
         primary=primary,
         labels={
@@ -104,6 +107,10 @@ def workload(one: Deployed, place: Place, buckets: Mapping[str, tuple[int, ...]]
             names.ENVIRONMENT: place.name,
         },
     )
+
+
+def _bounds(model: Resolved[Model], buckets: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    return buckets.get(model.key, ()) or bucket_bounds(gate_bounds(model.spec))
 
 
 def latency_bounds(place: Place) -> dict[str, tuple[int, ...]]:

@@ -135,8 +135,10 @@ def _patched(field: Schema) -> Schema:
         field["$ref"] += "Patch"
     if "enum" in field:
         field["enum"] = [*field["enum"], None]
-    if isinstance(field.get("type"), str):
-        field["type"] = [field["type"], "null"]
+    types = field.get("type", [])
+    types = [types] if isinstance(types, str) else types
+    if types and "null" not in types:
+        field["type"] = [*types, "null"]
     entries = field.get("additionalProperties")
     if isinstance(entries, dict):
         field["additionalProperties"] = _patched(entries)
