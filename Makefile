@@ -28,7 +28,7 @@ check: $(STAMP) ## Format, lint, types, layers, workflows, and that generated/ i
 	$(BIN)/actionlint
 	$(BIN)/zizmor --offline --strict-collection --quiet .github
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yaml
-	$(BIN)/modelway check
+	$(BIN)/modelway check --quiet
 
 format: $(STAMP) ## Format the code
 	$(BIN)/ruff format .

@@ -179,6 +179,7 @@ def _gate_cases(metric: Json) -> Iterator[tuple[str, dict[str, str], int]]:
     text = gate_query(metric)
     namespace, model = re.findall(r'namespace="([^"]+)",model="([^"]+)"', text)[0]
     least = float(re.findall(r"> ([\d.]+)\)$", text)[0])
+    limit = float(re.findall(r"<= ([\d.]+)$", metric["successCondition"])[0])
     new, old = "5d5f7c9b6", "77c8d9"
 
     def traffic(hash_: str, rate: float, bad: float | None = None, who: str = model) -> dict[str, str]:
@@ -193,10 +194,11 @@ def _gate_cases(metric: Json) -> Iterator[tuple[str, dict[str, str], int]]:
         }
         if bad is not None:
             found[series(names.REQUESTS, **of, code="503")] = counter(MINUTE, (40 * MINUTE, rate * bad))
+        slow = 0.0 if bad is None else bad
         for name in (names.DURATION, names.QUEUE_DURATION):
-            slow = 0.0 if bad is None else bad
-            for bound, share in (("0.005", 1 - slow), ("10.0", 1.0), ("+Inf", 1.0)):
-                found[series(f"{name}_bucket", **of, le=bound)] = counter(MINUTE, (40 * MINUTE, rate * share))
+            for bound, share in ((limit / 2, 1 - slow), (limit, 1 - slow), (2 * limit, 1.0), (math.inf, 1.0)):
+                le = "+Inf" if math.isinf(bound) else repr(bound)
+                found[series(f"{name}_bucket", **of, le=le)] = counter(MINUTE, (40 * MINUTE, rate * share))
         return found
 
     enough, few = 2 * least, least / 2

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import modelway
 from modelway import __version__
 from modelway.load import load
 from modelway.pipeline import compile_specs
@@ -204,7 +205,7 @@ def _run(tmp_path: Path, name: str, cwd: Path, umask: int, **variables: str) -> 
     ran = subprocess.run(
         [sys.executable, "-c", "from modelway.cli import run; run()", "compile", *arguments],
         cwd=cwd,
-        env={**kept, "PYTHONPATH": str(ROOT / "compiler"), **variables},
+        env={**kept, "PYTHONPATH": str(Path(modelway.__file__).parents[1]), **variables},
         umask=umask,
         capture_output=True,
         timeout=60,

@@ -19,14 +19,6 @@ WHO = "{{ $labels.model }} in {{ $labels.namespace }}"
 # A condition that comes and goes stays one alert.
 KEEP_FIRING = "5m"
 
-# Labels that an alert has from us or from its series; the spec's own cannot replace them.
-_OURS = frozenset(
-    {
-        *("alertname", "severity", "team", "environment", "slo", "window"),
-        *("namespace", "model", "job", "pod"),
-    }
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Watched:
@@ -56,9 +48,7 @@ class Scope:
         self.least = number(spec.min_rate)
         namespaces = one_of("namespace", [one.namespace for one in watched])
         self.selector = f"{namespaces},{one_of('model', [one.model for one in watched])}"
-        labels = {
-            name: text_of_user(value) for name, value in sorted(spec.labels.items()) if name not in _OURS
-        }
+        labels = {name: text_of_user(value) for name, value in sorted(spec.labels.items())}
         self._labels = {**labels, "team": alert.metadata.team, "environment": environment}
         self._summary = text_of_user(spec.summary)
 
