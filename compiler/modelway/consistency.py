@@ -40,16 +40,17 @@ def check_names(found: Catalog) -> Iterator[Diagnostic]:
     first: dict[str, tuple[str, str]] = {}
     for resource in found.of("Resource"):
         for environment in found.of("Environment") if _prioritised(found, resource) else ():
-            span = found.documents["Resource", resource].span(("metadata", "name"))
+            document = found.documents["Resource", resource]
             if resource == "system" or resource.startswith("system-"):
                 text = f'the PriorityClass "{resource}-{environment}" would be one of Kubernetes itself'
-                yield diagnostic("MW205", span, text, "rename the resource")
+                yield diagnostic("MW205", document.span(("metadata", "name")), text, "rename the resource")
             other = first.setdefault(f"{resource}-{environment}", (resource, environment))
             if other != (resource, environment):
                 text = (
                     f'resource "{resource}" in "{environment}" and "{other[0]}" in "{other[1]}" '
                     f'share the PriorityClass "{resource}-{environment}"'
                 )
+                span = document.span(("metadata", "name"))
                 yield diagnostic("MW205", span, text, "rename a resource or an environment")
 
 
@@ -80,16 +81,16 @@ def _namespaces(found: Catalog) -> Iterator[Diagnostic]:
     first: dict[str, tuple[str, str]] = {}
     for team in sorted(teams):
         for environment in found.of("Environment"):
-            span = teams[team].span(("metadata", "team"))
             if team == "kube" or team.startswith("kube-"):
                 text = f'the namespace "{team}-{environment}" would be one of Kubernetes itself'
-                yield diagnostic("MW205", span, text, "rename the team")
+                yield diagnostic("MW205", teams[team].span(("metadata", "team")), text, "rename the team")
             other = first.setdefault(f"{team}-{environment}", (team, environment))
             if other != (team, environment):
                 text = (
                     f'team "{team}" in "{environment}" and team "{other[0]}" in "{other[1]}" '
                     f'share the namespace "{team}-{environment}"'
                 )
+                span = teams[team].span(("metadata", "team"))
                 yield diagnostic("MW205", span, text, "rename a team or an environment")
 
 

@@ -64,9 +64,9 @@ def write(case: str) -> None:
     for path, data in wanted.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)
-    for path in sorted((one for one in folder.rglob("*") if one.is_dir()), reverse=True):
-        if not any(path.iterdir()):
-            path.rmdir()
+    for below in sorted((one for one in folder.rglob("*") if one.is_dir()), reverse=True):
+        if not any(below.iterdir()):
+            below.rmdir()
     (HERE / case / "diagnostics.txt").write_text(shown(compiled(case).diagnostics), encoding="utf-8")
 
 

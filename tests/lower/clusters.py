@@ -168,7 +168,8 @@ def matches(selector: Json, labels: Mapping[str, str]) -> bool:
         }[expression["operator"]]
         if not held:
             return False
-    return selector.get("matchLabels", {}).items() <= labels.items()
+    wanted_labels: dict[str, str] = selector.get("matchLabels", {})
+    return wanted_labels.items() <= labels.items()
 
 
 def clusters_of(title: str, compilation: Compilation, sources: list[SourceFile]) -> list[Cluster]:

@@ -94,7 +94,7 @@ def check(sources: list[SourceFile], compilation: Compilation) -> None:
             assert span.path in lines, one
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(st.integers(0, 2**63), st.integers(1, 3))
 def test_no_change_of_a_spec_raises(seed: int, times: int) -> None:
     chance = random.Random(seed)

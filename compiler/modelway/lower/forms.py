@@ -64,30 +64,36 @@ def steps_down(one: Deployed, environment: Resolved[Environment]) -> Iterator[Di
     if cluster is None:
         return
     forms = choose(one, environment)
-    said = ((environment.key_span("spec", "cluster", "addOns"), "the environment's add-ons are here"),)
-    yield from _lost_rollout(one, forms, environment, said)
+    yield from _lost_rollout(one, forms, environment)
     name, model = environment.key, one.model
     if scaled(model.spec) and forms.scaler != "keda":
         span = model.key_span("spec", "serving", "scaling", "maxReplicas")
         if forms.scaler == "hpa":
             text = f'"{name}" has no keda: a HorizontalPodAutoscaler scales by the metrics adapter'
-            yield diagnostic("MW409", span, text, "", said)
+            yield diagnostic("MW409", span, text, "", _add_ons(environment))
         else:
             least = model.spec.spec.serving.scaling.min_replicas
             text = f'"{name}" has neither keda nor metricsAdapter: {least} replicas, whatever the load'
             yield diagnostic(
-                "MW402", span, text, "leave maxReplicas out in its overlay if that is meant", said
+                "MW402",
+                span,
+                text,
+                "leave maxReplicas out in its overlay if that is meant",
+                _add_ons(environment),
             )
     if model.spec.spec.artifact.uri.startswith("oci://") and not forms.image_volume:
         has = cluster.add_ons.image_volumes
         why = f"has Kubernetes {cluster.kubernetes}, below 1.36" if has else "has no imageVolumes"
         text = f'"{name}" {why}: an init container fetches the weights'
-        yield diagnostic("MW403", model.span("spec", "artifact", "uri"), text, "", said)
+        yield diagnostic("MW403", model.span("spec", "artifact", "uri"), text, "", _add_ons(environment))
 
 
-def _lost_rollout(
-    one: Deployed, forms: Forms, environment: Resolved[Environment], said: Said
-) -> Iterator[Diagnostic]:
+def _add_ons(environment: Resolved[Environment]) -> Said:
+    """Looked up for a finding only: to know a place, a document is read a second time."""
+    return ((environment.key_span("spec", "cluster", "addOns"), "the environment's add-ons are here"),)
+
+
+def _lost_rollout(one: Deployed, forms: Forms, environment: Resolved[Environment]) -> Iterator[Diagnostic]:
     model, cluster = one.model, environment.spec.spec.cluster
     wanted = model.spec.spec.rollout.strategy
     if cluster is None or one.primary is not None or forms.strategy == wanted:
@@ -96,12 +102,12 @@ def _lost_rollout(
     hint = "write strategy: rolling in its overlay if that is meant"
     if not cluster.add_ons.rollouts:
         text = f'"{environment.key}" has no rollouts: "{model.key}", a {wanted}, is updated without gates'
-        yield diagnostic("MW401", span, text, hint, said)
+        yield diagnostic("MW401", span, text, hint, _add_ons(environment))
     else:
         text = (
             f'"{environment.key}" has no gatewayAPI to weigh traffic: "{model.key}" is updated without gates'
         )
-        yield diagnostic("MW405", span, text, hint, said)
+        yield diagnostic("MW405", span, text, hint, _add_ons(environment))
 
 
 def steps_down_of_environment(place: Place) -> Iterator[Diagnostic]:

@@ -6,9 +6,10 @@ from decimal import ROUND_CEILING, Decimal
 
 from modelway.lower import names
 from modelway.lower.objects import Json, KubeObject
-from modelway.lower.settings import lineage_digest, lineage_text
+from modelway.lower.settings import lineage_text
 from modelway.lower.workload import Workload
 from modelway.spec.common import amount, canonical, canonical_amount, seconds
+from modelway.spec.model import Lineage
 
 PRE_STOP_S = 15
 """Time for endpoints and gateways to forget a pod before it stops; kube-proxy needs a few seconds."""
@@ -213,7 +214,7 @@ def _volumes(workload: Workload, settings_name: str) -> list[Json]:
 def workload_annotations(workload: Workload) -> dict[str, str]:
     """The team's notes, and where the version comes from, for people who read the diff."""
     notes = dict(workload.model.metadata.annotations)
-    if lineage_digest(workload.spec.lineage) is not None:
+    if workload.spec.lineage != Lineage():
         notes[names.LINEAGE] = lineage_text(workload.spec.lineage)
     return notes
 

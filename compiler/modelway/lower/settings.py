@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import msgspec
 
@@ -123,15 +122,7 @@ def lineage_digest(lineage: Lineage) -> str | None:
 
 def lineage_text(lineage: Lineage) -> str:
     """The lineage as one line of JSON, keys sorted, without what is not given."""
-    return msgspec.json.encode(_given(msgspec.to_builtins(lineage)), order="sorted").decode()
-
-
-def _given(value: Any) -> Any:
-    """Without what was left out: None, and empty texts and mappings."""
-    if not isinstance(value, dict):
-        return value
-    given = {key: _given(item) for key, item in value.items()}
-    return {key: item for key, item in given.items() if item is not None and item not in ("", {})}
+    return msgspec.json.encode(lineage, order="sorted").decode()
 
 
 def _standby(workload: Workload, *, local: bool) -> Json | None:

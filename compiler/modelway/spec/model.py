@@ -44,7 +44,7 @@ ArtifactUri = Annotated[
 ]
 
 
-class TrainingData(Value, frozen=True, kw_only=True):
+class TrainingData(Value, frozen=True, kw_only=True, omit_defaults=True):
     """The data that a version was trained on."""
 
     uri: Annotated[Uri, doc("Where the data lies.", "s3://shop-data/clicks/2026-11-01")]
@@ -52,7 +52,7 @@ class TrainingData(Value, frozen=True, kw_only=True):
     digest: Annotated[Digest | None, doc("Digest of the data.", "sha256:" + "1" * 64)] = None
 
 
-class Code(Value, frozen=True, kw_only=True):
+class Code(Value, frozen=True, kw_only=True, omit_defaults=True):
     """The code that made a version."""
 
     repository: Annotated[Uri, doc("The repository.", "https://git.example/shop/ranking")]
@@ -63,7 +63,7 @@ class Code(Value, frozen=True, kw_only=True):
     ]
 
 
-class Lineage(Value, frozen=True, kw_only=True):
+class Lineage(Value, frozen=True, kw_only=True, omit_defaults=True):
     """Where a version comes from: data, hyper-parameters, architecture, code, evaluation."""
 
     training_data: Annotated[
