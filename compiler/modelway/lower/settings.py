@@ -27,7 +27,12 @@ def settings(workload: Workload) -> Json:
         "model": workload.model.metadata.name,
         "served": [served(model, local=local) for model in models],
         "standby": _standby(workload, local=local),
-        "device": {"providers": ["cuda" if workload.gpus else "cpu"], "allow_cpu": not workload.gpus},
+        "device": {
+            "providers": ["cuda" if workload.gpus else "cpu"],
+            "allow_cpu": not workload.gpus,
+            "threads": 0,
+            "options": {},
+        },
         "http": {"port": names.HTTP_PORT},
         "grpc": {"port": names.GRPC_PORT} if serving.protocols.grpc else None,
         "metrics": {

@@ -1,0 +1,1 @@
+"""What computes: one module for each format of weights."""
