@@ -9,6 +9,8 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+import serve_demo
+
 ROOT = Path(__file__).resolve().parents[1]
 MODELWAY = str(Path(sys.executable).with_name("modelway"))
 WRONG = ("maxRows: 256, maxDelay: 1ms", "maxRow: 256, maxDelay: 1 ms")
@@ -40,7 +42,12 @@ def main() -> None:
         print(f"  (exit code {code})")
 
         heading("5. modelway check: generated/ in this repository is what its specs say")
-        sys.exit(modelway("check", "--quiet") or print("  up to date") or 0)
+        code = modelway("check", "--quiet")
+        print("  up to date" if code == 0 else f"  (exit code {code})")
+
+    heading("6. modelway-runtime serve: a model, a request, its metrics")
+    serve_demo.main()
+    sys.exit(code)
 
 
 def modelway(*arguments: str, cwd: Path = ROOT) -> int:

@@ -199,7 +199,14 @@ def _inconsistencies(settings: Settings) -> Iterator[str]:
     if len(set(fixed)) < len(fixed):
         yield "two listeners have the same port"
     buckets = settings.metrics.latency_buckets_s
-    if list(buckets) != sorted(set(buckets)):
+    for field, values in (
+        ("device.providers", settings.device.providers),
+        ("audit.mask", settings.audit.mask),
+        ("metrics.latency_buckets_s", buckets),
+    ):
+        if len(set(values)) < len(values):
+            yield f"`$.{field}` holds one value twice"
+    if list(buckets) != sorted(buckets):
         yield "`$.metrics.latency_buckets_s` does not rise"
     for index, served in enumerate(settings.served):
         batching = served.batching

@@ -262,7 +262,8 @@ def test_gpus_are_asked_for_by_the_label_of_the_inventory(cluster: Cluster) -> N
                     "tolerations"
                 ]
         gpus = any("nvidia.com/gpu" in one["resources"]["limits"] for one in work.containers)
-        assert work.settings["device"] == {"providers": ["cuda" if gpus else "cpu"], "allow_cpu": not gpus}
+        device = work.settings["device"]
+        assert (device["providers"], device["allow_cpu"]) == (["cuda" if gpus else "cpu"], not gpus)
 
 
 def test_memory_is_limited_and_cpu_is_not(cluster: Cluster) -> None:
@@ -296,6 +297,7 @@ def test_weights_come_by_a_volume_or_a_fetch_that_checks_them(cluster: Cluster) 
             assert arguments[0] == "fetch"
             options = dict(zip(arguments[1::2], arguments[2::2], strict=True))
             assert options["--digest"] == served["digest"]
+            assert served["source"] == f"file://{options['--to']}/{options['--name']}"
             assert {"name": "model", "mountPath": options["--to"]} in fetch["volumeMounts"]
             assert fetch["image"] == work.server["image"]
             size = quantity(model["emptyDir"]["sizeLimit"])

@@ -6,7 +6,7 @@ from decimal import ROUND_CEILING, Decimal
 
 from modelway.lower import names
 from modelway.lower.objects import Json, KubeObject
-from modelway.lower.settings import lineage_text
+from modelway.lower.settings import lineage_text, weights_file
 from modelway.lower.workload import Workload
 from modelway.spec.common import amount, canonical, canonical_amount, seconds
 from modelway.spec.model import Lineage
@@ -178,7 +178,7 @@ def _fetch(workload: Workload) -> Json:
     return {
         "name": "fetch",
         "image": _image(workload),
-        "args": [*args, "--to", names.MODELS_FOLDER],
+        "args": [*args, "--name", literal(weights_file(artifact)), "--to", names.MODELS_FOLDER],
         "env": _CACHES[:1],
         "resources": {
             "requests": {"cpu": "500m", "memory": "512Mi", "ephemeral-storage": room},

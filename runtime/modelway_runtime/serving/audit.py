@@ -135,8 +135,8 @@ class AuditLog:
                 return
 
     def _batches(self) -> Iterator[list[bytes]]:
-        """What waits now as lines, up to a write's worth at a time."""
-        while self._waiting:
+        """What waits now as lines, up to a write's worth at a time, and what has been lost meanwhile."""
+        while self._waiting or self._dropped + self._lost > self._reported:
             lines: list[bytes] = []
             size = 0
             while self._waiting and size < MAX_WRITE_BYTES:
@@ -145,11 +145,12 @@ class AuditLog:
                 size += len(line)
                 if len(lines) % _LINES_A_TURN == 0:
                     time.sleep(0)  # let go of the interpreter: the event loop must not wait for the log
+            gone = self._dropped + self._lost
+            if gone > self._reported:
+                dropped = {"event": "audit_dropped", "count": gone - self._reported}
+                lines.append(orjson.dumps(dropped, option=_OPTIONS))
+                self._reported = gone
             yield lines
-        gone = self._dropped + self._lost
-        if gone > self._reported:
-            yield [orjson.dumps({"event": "audit_dropped", "count": gone - self._reported}, option=_OPTIONS)]
-            self._reported = gone
 
     def _line(self, waiting: Waiting) -> bytes:
         try:
