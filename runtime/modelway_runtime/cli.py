@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -93,6 +94,7 @@ def serve(**options: Any) -> None:
         _fail(f"{settings_file or folder}: {error}", FAILED)
     except server.NotServed as error:
         _fail(str(error), NOT_SERVED)
+    _end(0)
 
 
 @main.command()
@@ -274,4 +276,11 @@ class _Progress:
 
 def _fail(message: str, code: int) -> None:
     click.echo(f"error: {message}", err=True)
-    sys.exit(code)
+    _end(code)
+
+
+def _end(code: int) -> None:
+    """Exit at once: Python would wait for a thread that loads or computes, and none can be interrupted."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -29,7 +29,8 @@ from modelway_runtime.serving.values import Client
 from modelway_runtime.serving.watch import MAX_BYTES, ConfigError, Watched, read_file
 from modelway_runtime.settings import ApiKeyAuth, Auth, JwtAuth, Name
 
-ANONYMOUS = Client(name="anonymous")
+# Nobody is asked who they are, so whoever reaches the port may do all that the server can be told to.
+ANONYMOUS = Client(name="anonymous", admin=True)
 
 LEEWAY_S = 30
 FETCH_EVERY_S = 300.0

@@ -164,6 +164,9 @@ class Batcher:
     # Admission
 
     def _admit(self, work: Work) -> None:
+        if not self._queue.rows and work.deadline > work.queued_at and work.rows <= self._max_queue_rows:
+            self._arm(work.deadline)
+            return
         if work.rows > self._max_queue_rows:
             raise InferenceError(
                 400, f"the request has {work.rows} rows, and at most {self._max_queue_rows} may wait"

@@ -169,7 +169,7 @@ class _ValueCounter:
         self._child = child
 
     def __call__(self, arrays: list[Array]) -> None:
-        values = np.concatenate([_scores(array) for array in arrays])
+        values = np.concatenate([_scores(array) for array in _joined(arrays)])
         observe(self._child, values[np.isfinite(values)])
 
 
@@ -191,10 +191,18 @@ class _ClassCounter:
         self._classes = classes
 
     def __call__(self, arrays: list[Array]) -> None:
-        chosen = np.concatenate([_chosen(array) for array in arrays])
+        chosen = np.concatenate([_chosen(array) for array in _joined(arrays)])
         for value, count in zip(*np.unique(chosen, return_counts=True), strict=True):
             label = str(int(value)) if 0 <= value < self._classes else "other"
             self._counter.labels(*self._labels, label).inc(int(count))
+
+
+def _joined(arrays: list[Array]) -> list[Array]:
+    """The rows of all answers in one array, where their other dimensions are the same."""
+    tail = arrays[0].shape[1:]
+    if arrays[0].ndim and all(array.ndim and array.shape[1:] == tail for array in arrays):
+        return [np.concatenate(arrays)]
+    return arrays
 
 
 def _classes(spec: TensorSpec) -> int:

@@ -115,11 +115,13 @@ class Repository:
                 self._unload(key)
 
     async def close(self) -> None:
-        """Unload everything and wait until that has happened."""
-        for key in list(self._entries):
-            self._unload(key)
-        if self._leaving:
-            await asyncio.wait(self._leaving)
+        """Drop everything, whether it still computes or not: who wants to wait has waited."""
+        for task in self._leaving:
+            task.cancel()
+        for entry in self._entries.values():
+            if entry.servable is not None:
+                entry.servable.close()
+        self._entries.clear()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _load(self, spec: Served, *, again: bool) -> bool:
@@ -217,7 +219,8 @@ class Repository:
             await asyncio.wait_for(servable.drained(), DRAIN_S)
         except TimeoutError:
             log.warning("%s %s still computes; it is dropped", servable.name, servable.version)
-        servable.close()
+        finally:
+            servable.close()
         del servable
         await asyncio.get_running_loop().run_in_executor(None, give_back)
 

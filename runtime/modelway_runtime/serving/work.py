@@ -5,7 +5,8 @@ from __future__ import annotations
 from asyncio import Future
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+
+import msgspec
 
 from modelway_runtime.serving.values import Arrays, Connection
 
@@ -13,39 +14,19 @@ HIGHEST, DEFAULT, LOWEST = 1, 5, 10
 """Levels of priority; a caller's 0 is the default, more than the lowest is the lowest."""
 
 
-class Work:
-    """One request in the queue. Times are of ``time.monotonic()``."""
+class Work(msgspec.Struct, eq=False):
+    """One request in the queue. Times are of ``time.monotonic()``; only equal ``shapes`` make one batch."""
 
-    __slots__ = (
-        "connection", "deadline", "future", "inputs", "level", "queued_at", "rows", "shapes", "started_at",
-        "wanted",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        inputs: Arrays,
-        rows: int,
-        shapes: object,
-        wanted: tuple[str, ...],
-        deadline: float,
-        level: int,
-        connection: Connection,
-        future: Future[Arrays],
-        queued_at: float,
-    ) -> None:
-        self.inputs = inputs
-        self.rows = rows
-        self.shapes = shapes  # only equal ones can be put into one batch
-        self.wanted = wanted
-        self.deadline = deadline
-        self.level = level
-        self.connection = connection
-        self.future = future
-        self.queued_at = queued_at
-        self.started_at = queued_at
-
-
-Drop: TypeAlias = Callable[[Work], None]
+    inputs: Arrays
+    rows: int
+    shapes: object
+    wanted: tuple[str, ...]
+    deadline: float
+    level: int
+    connection: Connection
+    future: Future[Arrays]
+    queued_at: float
+    started_at: float = 0.0
 
 
 def level_of(priority: int) -> int:
