@@ -205,7 +205,10 @@ async def _listening(
     if settings.grpc:
         credentials = tls.grpc_credentials(settings.tls) if settings.tls else None
         grpc = make_server(core, credentials=credentials, max_bytes=settings.limits.request_bytes)
-        grpc_port = await grpc.start(host, settings.grpc.port)
+        try:
+            grpc_port = await grpc.start(host, settings.grpc.port)
+        except OSError as error:
+            raise NotServed(f"port {settings.grpc.port} of {host}: {error}") from None
     server, thread = _metrics_server(host, settings.metrics.port, metrics)
     ports = Ports(listener.getsockname()[1], grpc_port, server.server_port)
     try:
