@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEADER_BYTES = 32 * 1024
@@ -14,35 +15,83 @@ REQUEST_S = 60.0
 """How long a request's headers and body may take to arrive in full."""
 
 
+_HOP = frozenset({b"upgrade", b"connection", b"http2-settings"})  # what asks for another protocol
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """One connection. ``began`` is when a request began that has not arrived in full; else None."""
 
     began: float | None = None
     _in_headers = True
     _header_bytes = 0
+    _fresh = False  # whether the present read began a request
+    _trailer_bytes = 0
+    _asked_for_upgrade = False
+    _earlier: tuple[Any, ...] = ()  # pipelined requests before the newest that are not answered yet
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.began = time.monotonic()  # a connection that says nothing is one that is slow
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._in_headers:
+        self._fresh = False
+        self._feed(data)
+        if self._in_headers and not self._fresh:
             self._header_bytes += len(data)
             if self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
                 self.send_400_response("The headers are too large.")
+
+    def _feed(self, data: bytes) -> None:
+        """Upgrades are ignored, which the parser cannot: it would drop the body. It reads again without."""
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            lines = [self.parser.get_method() + b" " + self.url + b" HTTP/1.1"]
+            lines += [name + b": " + value for name, value in self.headers if name not in _HOP]
+            self.parser = httptools.HttpRequestParser(self)
+            self._asked_for_upgrade = False
+            self._feed(b"\r\n".join(lines) + b"\r\n\r\n" + data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_headers:
+            super().on_header(name, value)
+            return
+        self._trailer_bytes += len(name) + len(value)
+        if self._trailer_bytes > MAX_HEADER_BYTES:
+            raise ValueError("the trailers are too large")  # the parser stops, and the caller is told 400
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for cycle in self._earlier:  # uvicorn tells the newest only
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+        super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.began = time.monotonic()
         self._in_headers = True
+        self._fresh = True  # what came before it with the same read is no part of it
+        self._header_bytes = 0
+        self._trailer_bytes = 0
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._asked_for_upgrade = True
+            return
+        before = self.cycle
         super().on_headers_complete()
+        if before is not None and not before.response_complete:
+            self._earlier = (*(cycle for cycle in self._earlier if not cycle.response_complete), before)
         self._in_headers = False
         self._header_bytes = 0
 
     def on_message_complete(self) -> None:
+        if self._asked_for_upgrade:
+            return
         self.began = None
         super().on_message_complete()
 

@@ -309,6 +309,11 @@ def _numbers(data: list[Any], datatype: str, dtype: np.dtype[Any], name: str) ->
     try:
         array = np.array(data)
         kind = array.dtype.kind
+        if datatype == "UINT64" and kind == "f":  # numpy takes a mix of small and large numbers for floats
+            array = np.array(data, object)
+            if not all(type(x) is int and 0 <= x < 2**64 for x in array.ravel()):
+                raise invalid(f"input {shown(name)}: a number of `data` does not fit {datatype}")
+            return array.astype(dtype)
         if not array.size:
             return array.astype(dtype)
         if datatype == "BOOL" and kind == "b":

@@ -29,11 +29,12 @@ _PATHS = re.compile(
     r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<verb>infer|ready|config|stats))?"
 )
 _REPOSITORY = re.compile(r"/v2/repository/models/(?P<model>[^/]+)/(?P<verb>load|unload)")
-_MAX_ROUTES = 4096
+_MAX_ROUTES, _ROUTE_CHARACTERS = 4096, 256
 _JSON = (b"content-type", b"application/json")
 _BINARY = (b"content-type", b"application/octet-stream")
 _COMPRESS_FROM = 1024  # bytes; less is not worth the time
 _IN_THREAD_FROM = 65536  # bytes; more would hold up the event loop
+_REFUSED = re.compile(rb";\s*q=0(\.0*)?\s*$", re.IGNORECASE)
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -87,12 +88,13 @@ class RestApp:
 
     async def _infer(self, route: Route, headers: Headers, receive: Receive, send: Send) -> None:
         call: Call | None = None
+        request_id = _request_id(headers)
         try:
             authorization = headers.get(b"authorization")
             call = Call(
                 client=self._core.authenticate(authorization),
                 connection=getattr(receive, "__self__", _CONNECTED),  # uvicorn's request cycle
-                request_id=_request_id(headers),
+                request_id=request_id,
                 traceparent=_traceparent(headers),
                 authorization=authorization,
                 forwarded=b"modelway-forwarded" in headers,
@@ -101,7 +103,7 @@ class RestApp:
             request, wanted = self._decoder.decode(body, _header_length(headers), route.model, route.version)
         except InferenceError as error:
             self._core.rejected(error, route.model, call)
-            await self._send(_error(error), headers, send)
+            await self._send(_error(error), headers, send, request_id)
             return
         try:
             response = await self._core.infer(request, call)
@@ -109,29 +111,30 @@ class RestApp:
         except InferenceError as error:
             answer = _error(error)
         except Exception:  # noqa: BLE001  # the last resort: said in the log, not to the caller
-            answer = _internal(call.request_id)
-        await self._send(answer, headers, send)
+            answer = _internal(request_id)
+        await self._send(answer, headers, send, request_id)
 
-    async def _send(self, answer: Answer, headers: Headers, send: Send) -> None:
+    async def _send(self, answer: Answer, headers: Headers, send: Send, request_id: str) -> None:
         status, body, sent = answer
         if len(body) >= _COMPRESS_FROM and b"accept-encoding" in headers:
             status, body, sent = await _compressed(answer, headers[b"accept-encoding"])
         sent.append((b"content-length", b"%d" % len(body)))
         if b"x-request-id" in headers:
-            sent.append((b"x-request-id", _request_id(headers).encode()))
+            sent.append((b"x-request-id", request_id.encode()))
         if self._core.draining:
             sent.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": status, "headers": sent})
         await send({"type": "http.response.body", "body": body})
 
     async def _other(self, method: str, route: Route, headers: Headers, receive: Receive, send: Send) -> None:
+        request_id = _request_id(headers)
         try:
             answer = await self._asked(method, route, headers, receive)
         except InferenceError as error:
             answer = _error(error)
         except Exception:  # noqa: BLE001  # the last resort: said in the log, not to the caller
-            answer = _internal(_request_id(headers))
-        await self._send(answer, headers, send)
+            answer = _internal(request_id)
+        await self._send(answer, headers, send, request_id)
 
     async def _asked(self, method: str, route: Route, headers: Headers, receive: Receive) -> Answer:
         """Everything but inference; only health needs nobody's name."""
@@ -173,6 +176,8 @@ class RestApp:
             raise self._too_large()
         message = await receive()
         body: bytes = message.get("body", b"")
+        if len(body) > self._max_bytes:
+            raise self._too_large()
         if message.get("more_body"):
             parts = [body]
             size = len(body)
@@ -211,7 +216,7 @@ class RestApp:
             route = Route(verb, match["model"], match["version"])
         elif match := _REPOSITORY.fullmatch(path):
             route = Route(match["verb"], match["model"])
-        if route.kind and len(self._routes) < _MAX_ROUTES:
+        if route.kind and len(path) <= _ROUTE_CHARACTERS and len(self._routes) < _MAX_ROUTES:
             self._routes[path] = route
         return route
 
@@ -234,7 +239,8 @@ def decompress(body: bytes, window: int, max_bytes: int) -> bytes:
 
 async def _compressed(answer: Answer, accepted: bytes) -> Answer:
     """The answer in an encoding that the caller takes."""
-    names = {part.partition(b";")[0].strip().lower() for part in accepted.split(b",") if b"q=0" not in part}
+    parts = [part for part in accepted.split(b",") if not _REFUSED.search(part)]
+    names = {part.partition(b";")[0].strip().lower() for part in parts}
     name = next((known for known in _WINDOW if known in names), None)
     if name is None:
         return answer

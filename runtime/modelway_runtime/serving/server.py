@@ -241,6 +241,7 @@ def _uvicorn_config(settings: Settings, app: RestApp) -> uvicorn.Config:
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,
         backlog=BACKLOG,
         timeout_keep_alive=75,
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import math
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -16,6 +17,7 @@ from modelway_runtime.serving.tensors import DTYPES, as_served
 from modelway_runtime.serving.values import Array, Arrays
 from modelway_runtime.settings import Datatype, Device, Served, TensorSpec
 
+ort.disable_telemetry_events()  # a server tells nobody what it serves
 log = logging.getLogger(__name__)
 
 DATATYPES: dict[str, Datatype] = {
@@ -54,6 +56,9 @@ class OnnxModel:
         self.outputs = {tensor.name: _spec(tensor) for tensor in session.get_outputs()}
         datatypes = {spec.datatype for spec in (*self.inputs.values(), *self.outputs.values())}
         self._plain = not datatypes & {"BF16", "BYTES"}
+        self._text = "BYTES" in datatypes
+        if self._text and "BF16" in datatypes:
+            raise LoadError("onnxruntime cannot be given BYTES and BF16 together")
         self._run = session.run
 
     def run(self, inputs: Arrays, wanted: tuple[str, ...]) -> Arrays:
@@ -81,7 +86,10 @@ class OnnxModel:
     def _run_converted(self, inputs: Arrays, wanted: tuple[str, ...]) -> Arrays:
         """BYTES are text to onnxruntime, and it knows BF16 by its own values only."""
         assert self._session is not None
-        feed = {name: _ort_value(name, array) for name, array in inputs.items()}
+        if self._text:  # onnxruntime makes no OrtValue of text; BF16 beside it is refused when it loads
+            feed = {name: _text(name, array) for name, array in inputs.items()}
+            return {n: as_served(a) for n, a in zip(wanted, self._run(wanted, feed), strict=True)}
+        feed = {name: _ort_value(array) for name, array in inputs.items()}
         values = self._session.run_with_ort_values(list(wanted), feed)
         return {name: _numpy(value, self.outputs[name]) for name, value in zip(wanted, values, strict=True)}
 
@@ -167,15 +175,19 @@ def _spec(tensor: ort.NodeArg) -> TensorSpec:
     return TensorSpec(datatype=datatype, shape=shape)
 
 
-def _ort_value(name: str, array: Array) -> ort.OrtValue:
-    if array.dtype == object:
-        try:
-            text = [element.decode() for element in array.ravel()]
-        except UnicodeDecodeError:
-            raise invalid(f"input {name!r}: onnxruntime takes text, and an element is not UTF-8") from None
-        strings = np.empty(len(text), object)
-        strings[:] = text
-        return ort.OrtValue.ortvalue_from_numpy(strings.reshape(array.shape))
+def _text(name: str, array: Array) -> Array:
+    if array.dtype != object:
+        return array
+    try:
+        text = [element.decode() for element in array.ravel()]
+    except UnicodeDecodeError:
+        raise invalid(f"input {name!r}: onnxruntime takes text, and an element is not UTF-8") from None
+    strings = np.empty(len(text), object)
+    strings[:] = text
+    return strings.reshape(array.shape)
+
+
+def _ort_value(array: Array) -> ort.OrtValue:
     array = np.ascontiguousarray(array)
     if array.dtype == DTYPES["BF16"]:
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), _BFLOAT16)
@@ -183,10 +195,11 @@ def _ort_value(name: str, array: Array) -> ort.OrtValue:
 
 
 def _numpy(value: ort.OrtValue, spec: TensorSpec) -> Array:
-    array: Any = value.numpy()
-    if spec.datatype == "BF16":
-        return array.view(DTYPES["BF16"])  # type: ignore[no-any-return]
-    return as_served(array)
+    if spec.datatype == "BF16":  # numpy() knows no bfloat16
+        shape = value.shape()
+        data = ctypes.string_at(value.data_ptr(), 2 * math.prod(shape))
+        return np.frombuffer(data, DTYPES["BF16"]).reshape(shape)
+    return as_served(value.numpy())
 
 
 def _short(provider: str) -> str:
