@@ -1,12 +1,14 @@
-"""Make ``docs/reference``: every diagnostic with its example, every field of every kind.
+"""Make ``docs/reference``: diagnostics, fields of specs, the runtime's commands and its REST interface.
 
-The one is made from ``tests/diagnostics``, whose examples a test holds to what they say, the other from the
-schemas. ``python docs/make_reference.py`` writes both; a test fails when what is kept is not what it writes.
+Diagnostics are made from ``tests/diagnostics``, whose examples a test holds to what they say, fields from
+the schemas, commands from click; ``openapi.json`` is what the server answers.
+``python docs/make_reference.py`` writes all; a test fails when what is kept is not what it writes.
 """
 
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
 import re
 import sys
@@ -19,11 +21,15 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = Path(__file__).parent / "reference"
 sys.path[:0] = [str(ROOT)]
 
+import click  # noqa: E402
+
 from modelway.diagnostics import CODES  # noqa: E402
 from modelway.report import explain  # noqa: E402
 from modelway.report.text import render_text  # noqa: E402
 from modelway.spec import schema as spec_schema  # noqa: E402
 from modelway.spec.schema import KINDS, REPOSITORY, Schema  # noqa: E402
+from modelway_runtime import cli as runtime_cli  # noqa: E402
+from modelway_runtime.serving import openapi  # noqa: E402
 from tests.diagnostics.examples import Example, examples, run  # noqa: E402
 
 _MADE = "<!-- Made by docs/make_reference.py; change what it is made from. -->\n\n"
@@ -40,7 +46,12 @@ _AREAS = {
 
 def pages() -> dict[str, str]:
     """Every page of the reference, by file name."""
-    return {"diagnostics.md": _MADE + diagnostics(), "specs.md": _MADE + specs()}
+    return {
+        "diagnostics.md": _MADE + diagnostics(),
+        "specs.md": _MADE + specs(),
+        "runtime-commands.md": _MADE + runtime_commands(),
+        "openapi.json": json.dumps(openapi.document(), indent=2) + "\n",
+    }
 
 
 def diagnostics() -> str:
@@ -253,6 +264,73 @@ def _code(value: Any) -> str:
 def _anchor(heading: str) -> str:
     """The anchor that GitHub gives the heading of a mapping."""
     return re.sub(r"[^\w-]", "", heading.lower())
+
+
+def runtime_commands() -> str:
+    """A section for each command of ``modelway-runtime``: what its help says, and its options."""
+    parts = [_RUNTIME_COMMANDS]
+    for name, command in sorted(runtime_cli.main.commands.items()):
+        arguments = [p for p in command.params if isinstance(p, click.Argument)]
+        usage = " ".join(["modelway-runtime", name, "[OPTIONS]", *(_argument(a) for a in arguments)])
+        parts.append(
+            f"## `{name}`\n\n{inspect.cleandoc(command.help or '')}\n\n{_fence('text', usage + chr(10))}"
+        )
+        options = [p for p in command.params if isinstance(p, click.Option)]
+        rows = [_option(option) for option in sorted(options, key=lambda option: not option.required)]
+        if rows:
+            parts.append("| option | value | default | meaning |\n|---|---|---|---|\n" + "".join(rows))
+    return "\n".join(parts)
+
+
+_RUNTIME_COMMANDS = """\
+# The commands of the runtime
+
+`modelway-runtime COMMAND --help` says the same. Each command also takes `-h`; `modelway-runtime --version`
+prints the version.
+
+| exit code | says |
+|---|---|
+| 0 | done; for `serve`: ended by SIGTERM or SIGINT |
+| 1 | the settings or a file that they name are wrong; for `check`: something cannot be served |
+| 2 | the command line is wrong |
+| 5 | `serve` could not load a model or open a port; `fetch` could not bring the file |
+| 130 | a second signal ended a server that still drained |
+
+Guides: [on a laptop](../guides/serve-on-a-laptop.md), [in a cluster](../guides/serving-in-a-cluster.md).
+"""
+_DEFAULT_IN_HELP = re.compile(r"\s*\[default: (.+)\]$")
+
+
+def _argument(argument: click.Argument) -> str:
+    return f"{{{_values(argument)}}}"
+
+
+def _option(option: click.Option) -> str:
+    said = _DEFAULT_IN_HELP.search(option.help or "")
+    default = said[1] if said else ""
+    if option.required:
+        default = "**required**"
+    elif not option.is_flag and isinstance(option.default, str | int | float | tuple) and not said:
+        values = option.default if isinstance(option.default, tuple) else (option.default,)
+        default = " ".join(f"`{value}`" for value in values)
+    value = "" if option.is_flag else _values(option)
+    if option.multiple:
+        value += ", repeated"
+    cells = (f"`{option.opts[0]}`", value, default, _DEFAULT_IN_HELP.sub("", option.help or ""))
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |\n"
+
+
+def _values(parameter: click.Parameter) -> str:
+    """What may be given, for people."""
+    kind = parameter.type
+    if isinstance(kind, click.Choice):
+        return "|".join(kind.choices)
+    if isinstance(kind, click.IntRange | click.FloatRange):
+        least = f"above {kind.min:g}" if kind.min_open else f"{kind.min:g} or more"
+        return least if kind.max is None else f"{kind.min:g} to {kind.max:g}"
+    if isinstance(kind, click.Path):
+        return "file" if not kind.dir_okay else "folder"
+    return "text"
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -10,11 +11,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import click
 import pytest
 
 from modelway.diagnostics import CODES
 from modelway.report.explain import UnknownPathError, find
 from modelway.spec.schema import KINDS, REPOSITORY, deref, schemas
+from modelway_runtime import cli
 from tests.diagnostics.examples import examples
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +42,7 @@ def pages() -> dict[str, str]:
 
 
 def test_kept_pages_are_what_is_made() -> None:
-    kept = {path.name: path.read_text("utf-8") for path in FOLDER.glob("*.md")}
+    kept = {path.name: path.read_text("utf-8") for path in FOLDER.iterdir()}
     assert kept.keys() == pages().keys()
     stale = [name for name, text in pages().items() if kept[name] != text]
     assert not stale, f"stale: {stale}; run: make generated"
@@ -72,7 +75,7 @@ def test_a_section_shows_the_diagnostic() -> None:
         assert "Mended:" in section
 
 
-@pytest.mark.parametrize("name", ["diagnostics.md", "specs.md"])
+@pytest.mark.parametrize("name", ["diagnostics.md", "specs.md", "runtime-commands.md"])
 def test_links_lead_somewhere(name: str) -> None:
     page = pages()[name]
     anchors = set(re.findall(r'<a id="([^"]+)"', page))
@@ -123,3 +126,22 @@ def test_explain_knows_every_field() -> None:
             except UnknownPathError as error:
                 unknown.append(str(error))
     assert not unknown
+
+
+def test_every_command_and_option_of_the_runtime_stands_once() -> None:
+    page = pages()["runtime-commands.md"]
+    sections = dict(re.findall(r"^## `(\w+)`\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL))
+    assert list(sections) == sorted(cli.main.commands)
+    for name, section in sections.items():
+        options = [p for p in cli.main.commands[name].params if isinstance(p, click.Option)]
+        rows = re.findall(r"^\| `(--[\w-]+)` \| .* \| (.*) \| (.*) \|$", section, re.MULTILINE)
+        assert sorted(row[0] for row in rows) == sorted(option.opts[0] for option in options)
+        required = [option.opts[0] for option in options if option.required]
+        assert [option for option, default, _ in rows if default == "**required**"] == required
+
+
+def test_the_kept_interface_has_every_path_of_the_server() -> None:
+    document = json.loads(pages()["openapi.json"])
+    assert document["openapi"] == "3.1.0"
+    for path in ("/v2/models/{model}/infer", "/v2/health/ready", "/v2/repository/models/{model}/load"):
+        assert path in document["paths"]

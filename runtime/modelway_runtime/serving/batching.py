@@ -20,6 +20,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 
 from modelway_runtime.serving.backends.base import Model
+from modelway_runtime.serving.costs import Costs
 from modelway_runtime.serving.errors import InferenceError
 from modelway_runtime.serving.values import Array, Arrays
 from modelway_runtime.serving.work import Work, WorkQueue
@@ -98,7 +99,7 @@ class Batcher:
         self._queue = WorkQueue()
         self._running = 0
         self._crowded_until = 0.0
-        self._row_s = math.inf  # not known before something was computed
+        self._costs = Costs()
         self._flushing = False
         self._sweep: asyncio.TimerHandle | None = None
         self._sweep_at = math.inf
@@ -139,7 +140,7 @@ class Batcher:
         self._model.run(inputs, wanted)  # the first run of a shape plans its memory
         started = clock()
         outputs = self._model.run(inputs, wanted)
-        self._row_s = min(self._row_s, (clock() - started) / rows)
+        self._costs.learn(rows, clock() - started)
         return outputs
 
     def stuck(self) -> bool:
@@ -184,9 +185,10 @@ class Batcher:
 
     def _expected_wait(self) -> float:
         """Seconds until what waits now has been launched; 0.0 while nothing is known."""
-        if not self._queue.rows or not math.isfinite(self._row_s):
+        per_row = self._costs.per_row
+        if not self._queue.rows or not math.isfinite(per_row):
             return 0.0
-        return self._queue.rows * self._row_s / len(self._instances)
+        return self._queue.rows * per_row / len(self._instances)
 
     def _arm(self, deadline: float) -> None:
         """Have somebody look when a deadline passes: a request is answered then, not when its turn comes."""
@@ -256,7 +258,7 @@ class Batcher:
             work.started_at = now
             rows += work.rows
         self._running += len(batch)
-        if rows * self._row_s < INLINE_S and not self._model.on_gpu:
+        if self._costs.of(rows) < INLINE_S and not self._model.on_gpu:
             results = self._compute(batch)
             self._finish(batch, results, clock() - now)
             return True
@@ -274,8 +276,7 @@ class Batcher:
 
     def _finish(self, batch: Batch, results: list[Result], compute_s: float) -> None:
         self._running -= len(batch)
-        row_s = compute_s / max(1, sum(work.rows for work in batch))
-        self._row_s = row_s if math.isinf(self._row_s) else 0.8 * self._row_s + 0.2 * row_s
+        self._costs.learn(max(1, sum(work.rows for work in batch)), compute_s)
         for work, result in zip(batch, results, strict=True):
             if work.future.done():
                 continue

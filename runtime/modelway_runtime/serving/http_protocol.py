@@ -30,7 +30,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _earlier: tuple[Any, ...] = ()  # pipelined requests before the newest that are not answered yet
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(OneWrite(transport))  # type: ignore[arg-type]  # all that uvicorn uses of one
         self.began = time.monotonic()  # a connection that says nothing is one that is slow
 
     def data_received(self, data: bytes) -> None:
@@ -70,6 +70,10 @@ class LimitedProtocol(HttpToolsProtocol):
                 cycle.message_event.set()
         super().connection_lost(exc)
 
+    def on_response_complete(self) -> None:
+        self.transport.flush()  # type: ignore[attr-defined]  # an answer without a body
+        super().on_response_complete()
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.began = time.monotonic()
@@ -94,6 +98,39 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self.began = None
         super().on_message_complete()
+
+
+class OneWrite:
+    """A transport that sends the head of an answer together with the body that follows it.
+
+    uvicorn writes them one after the other, and each write is a system call and a packet that wakes the
+    caller.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+        self.get_extra_info = transport.get_extra_info
+        self.is_closing = transport.is_closing
+        self.pause_reading = transport.pause_reading
+        self.resume_reading = transport.resume_reading
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n") and data[9:12] != b"100":
+            self._head = data
+            return
+        self._transport.write(data)
+
+    def flush(self) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
 
 
 def close_slow(connections: set[Any]) -> None:

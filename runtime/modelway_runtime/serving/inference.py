@@ -25,7 +25,7 @@ from modelway_runtime.serving.standby import StandbyClient, Why
 from modelway_runtime.serving.telemetry import Tracer
 from modelway_runtime.serving.tensors import shown
 from modelway_runtime.serving.values import Call, Client, InferenceRequest, InferenceResponse
-from modelway_runtime.settings import Served
+from modelway_runtime.settings import Served, WrongSettings
 
 log = logging.getLogger(__name__)
 clock = time.monotonic
@@ -77,10 +77,10 @@ class InferenceService:
         """Whether requests may come: everything has been loaded and warmed up, or the standby covers it."""
         if not self.started or self.draining:
             return False
-        return all(
-            entry.servable is not None or (self._standby is not None and entry.spec.name == self._model)
-            for entry in self._repository.entries()
-        )
+        names = {entry.spec.name for entry in self._repository.entries()}
+        if self._standby is not None:
+            names.discard(self._model)
+        return all(self._repository.versions(name) for name in names)
 
     @property
     def in_flight(self) -> int:
@@ -326,7 +326,11 @@ class InferenceService:
 
     async def repository_load(self, name: str, client: Client) -> None:
         """Load a model of the folder anew. Raises InferenceError (403, 404, 400)."""
-        wanted = [spec for spec in self._controlled(client)() if spec.name == name]
+        try:
+            wanted = [spec for spec in self._controlled(client)() if spec.name == name]
+        except (WrongSettings, OSError) as error:
+            log.error("the model repository was not read: %s", error)  # noqa: TRY400  # said, not shown
+            raise InferenceError(400, "the model repository is not in order; see the server's log") from None
         if not wanted:
             raise not_found(f"the model repository has no model {shown(name)}")
         await self._repository.apply(wanted, only=name, again=True)

@@ -33,7 +33,7 @@ from modelway_runtime.serving.repository import Repository
 from modelway_runtime.serving.rest_server import RestApp
 from modelway_runtime.serving.standby import StandbyClient
 from modelway_runtime.serving.watch import ConfigError
-from modelway_runtime.settings import Served, Settings, Tls
+from modelway_runtime.settings import Served, Settings, Tls, WrongSettings
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ async def _live(
     if loading.done():
         loading.result()
         _all_loaded(core, repository, settings)
-        if reread is not None:
+        if reread is not None:  # before, a SIGHUP is ignored: what is being loaded was just read
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, repository, reread)
         gc.collect()
         gc.freeze()  # what is there now stays: the collector need not look at it again
@@ -165,7 +165,7 @@ def _reload(repository: Repository, reread: Callable[[], Sequence[Served]]) -> N
     """SIGHUP: serve what the settings say now; what is wrong with them is logged and changes nothing."""
     try:
         wanted = reread()
-    except (ValueError, OSError) as error:
+    except (WrongSettings, OSError) as error:
         log.error("the settings were not read again: %s", error)  # noqa: TRY400
         return
     task = asyncio.get_running_loop().create_task(repository.apply(wanted))
@@ -301,6 +301,7 @@ def _on_signals() -> asyncio.Event:
             os._exit(130)
         stop.set()
 
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     return stop

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from modelway_runtime.serving import batching
+from modelway_runtime.serving.costs import Costs
 from modelway_runtime.serving.errors import InferenceError
 from modelway_runtime.serving.work import HIGHEST, LOWEST, level_of
 from tests.runtime.core.arithmetic import Bench, Doubler, Line, until
@@ -171,7 +172,7 @@ def test_what_cannot_make_it_is_refused_before_it_waits() -> None:
     async def scenario() -> None:
         gate = threading.Event()
         bench = Bench(Doubler(gate), queue_rows=1000)
-        bench.batcher._row_s = 0.01  # as a warm-up would have measured
+        bench.batcher._costs.learn(1, 0.01)  # as a warm-up would have measured
         blocker = bench.submit()
         await until(lambda: bench.model.batches == [1])
         waiting = bench.submit(rows=100)
@@ -300,11 +301,11 @@ def test_what_is_cheap_is_computed_on_the_event_loop_and_what_is_not_in_threads(
         outputs = bench.batcher.warm_up({"x": np.ones((4, 2), np.float32)})
         assert outputs["y"].tolist() == [[2, 2]] * 4
         bench.model.threads.clear()
-        bench.batcher._row_s = 1e-6
+        bench.batcher._costs = costs_of(1e-6)
         await bench.submit()
         assert bench.model.threads == {threading.current_thread().name}
         bench.model.threads.clear()
-        bench.batcher._row_s = 1.0
+        bench.batcher._costs = costs_of(1.0)
         await bench.submit()
         assert bench.model.threads == {"doubler-0"}
         bench.batcher.close()
@@ -366,12 +367,26 @@ def test_drained_waits_for_what_is_in_flight_and_close_answers_the_rest() -> Non
     run(scenario())
 
 
-def test_nothing_is_expected_before_something_was_measured() -> None:
-    async def scenario() -> None:
-        bench = Bench(Doubler())
-        assert math.isinf(bench.batcher._row_s)
-        await bench.submit()
-        assert math.isfinite(bench.batcher._row_s)
-        bench.batcher.close()
+def costs_of(seconds: float) -> Costs:
+    costs = Costs()
+    costs.learn(1, seconds)
+    return costs
 
-    run(scenario())
+
+def test_costs_are_learnt_by_size_and_a_disturbance_is_hardly_believed() -> None:
+    costs = Costs()
+    assert math.isinf(costs.of(1))
+    assert math.isinf(costs.per_row)
+    costs.learn(1, 0.001)
+    assert costs.of(1) == 0.001
+    assert costs.of(8) == pytest.approx(0.008)  # nothing better is known
+    costs.learn(32, 0.004)
+    assert costs.of(8) == 0.004  # no more than a larger batch
+    assert costs.of(1) == 0.001
+    assert costs.per_row == 0.004 / 32
+    for _ in range(3):
+        costs.learn(1, 0.1)
+    assert costs.of(1) < 0.02
+    for _ in range(10):
+        costs.learn(1, 0.001)
+    assert costs.of(1) == pytest.approx(0.001, rel=0.05)
