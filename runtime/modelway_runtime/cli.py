@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -59,8 +60,18 @@ def main() -> None:
 @click.option("--api-keys", type=_SETTINGS, help="Keys of the callers with --model-repository; see `key`.")
 @click.option("--trust-pickled-weights", is_flag=True,
               help="Load .pt2 and TorchScript, which can run code, where the digest is pinned.")  # fmt: skip
-@click.option("--log-format", type=click.Choice(["text", "json"]), help="[default: text at a terminal]")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    help="Form of the log.  [default: text at a terminal]",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="What is said at least.",
+)
 def serve(**options: Any) -> None:
     """Serve the models of a settings file, or of a folder on a laptop, until SIGTERM.
 
@@ -69,6 +80,10 @@ def serve(**options: Any) -> None:
     settings_file, folder = options["settings_file"], options["model_repository"]
     if (settings_file is None) == (folder is None):
         raise click.UsageError("give one of --settings FILE and --model-repository DIR")
+    given = click.get_current_context().get_parameter_source
+    for name in ("providers", "threads", "api_keys") if settings_file else ():
+        if given(name) is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"`{name}` is for --model-repository; the settings say it already")
     logs.configure(options["log_format"] or ("text" if sys.stderr.isatty() else "json"), options["log_level"])
     from modelway_runtime.serving import server
     from modelway_runtime.serving.model_folder import scan
@@ -148,6 +163,8 @@ def fetch(source: str, digest: str | None, folder: Path, name: str | None, as_js
     logs.configure("text", "warning")
     from modelway_runtime.serving import sources
 
+    # The first process of a container, as an init container is, has no default for SIGTERM.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     with _Progress(source) as progress:
@@ -165,7 +182,9 @@ def fetch(source: str, digest: str | None, folder: Path, name: str | None, as_js
 @main.command()
 @click.option("--client", required=True, help="Name of the caller, as it stands in logs.")
 @click.option("--model", "models", multiple=True, help="A model that it may use; repeat it.  [default: all]")
-@click.option("--requests-per-second", type=click.FloatRange(0, min_open=True), help="[default: no limit]")
+@click.option(
+    "--requests-per-second", type=click.FloatRange(0, min_open=True), help="[default: as many as it likes]"
+)
 def key(client: str, models: tuple[str, ...], requests_per_second: float | None) -> None:
     """Make an API key: the key itself on standard output, its entry for the keys file on standard error."""
     from modelway_runtime.serving.auth import new_key

@@ -187,3 +187,23 @@ def test_what_an_odd_standby_answers_is_no_crash(tmp_path: Path) -> None:
         odd.shutdown()
     assert [answer.status for answer in found] == [502, 502, 502, 404, 429]
     assert all(json.loads(answer.body)["error"].startswith("the standby model") for answer in found)
+
+
+def test_a_grpc_caller_is_told_too(tmp_path: Path) -> None:
+    import grpc
+
+    from modelway_runtime.serving.grpc import messages
+
+    with pair(tmp_path) as (first, _), grpc.insecure_channel(first.grpc) as channel:
+        call = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer",
+            messages.ModelInferRequest.SerializeToString,
+            messages.ModelInferResponse.FromString,
+        )
+        request = messages.ModelInferRequest(model_name="ranker")
+        request.inputs.add(name="x", datatype="INT64", shape=[1, 1])
+        request.raw_input_contents.append((9).to_bytes(8, "little"))
+        answer, rpc = call.with_call(request, timeout=10)
+        assert answer.parameters["served_by"].string_param == "ranker-lite"
+        assert dict(rpc.trailing_metadata())["modelway-served-by"] == "ranker-lite"
+        assert answer.raw_output_contents == [(9).to_bytes(8, "little")]

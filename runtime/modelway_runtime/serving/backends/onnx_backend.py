@@ -100,6 +100,8 @@ def load(path: Path, served: Served, device: Device) -> OnnxModel:
     Raises LoadError where the file is no model that onnxruntime can run on the wanted providers.
     """
     providers = _providers(device)
+    if _short(providers[0][0]) in _GPU_PROVIDERS:
+        ort.preload_dlls()  # CUDA's libraries where pip has put them, if the system has none
     try:
         session = _session(path, served, device, providers)
     except LoadError:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from random import getrandbits
 from typing import Any, NoReturn, Protocol, TypeAlias
@@ -243,7 +244,7 @@ class _Service:
             traceparent=traceparent if traceparent and _TRACEPARENT.fullmatch(traceparent) else "",
             method=method,
             protocol="grpc",
-            deadline=None if remaining is None else asyncio.get_running_loop().time() + remaining,
+            deadline=None if remaining is None else time.monotonic() + remaining,
             authorization=headers.get("authorization"),
             forwarded="modelway-forwarded" in headers,
         )
@@ -260,6 +261,8 @@ class _Service:
         except asyncio.CancelledError:
             connection.disconnected = True  # for what the core may still have in a batch
             raise
+        if response.served_by and method == "infer":
+            rpc.context.set_trailing_metadata((("modelway-served-by", response.served_by),))
         return encode_response(response, request.id)
 
     def _client(self, rpc: Rpc) -> Client:
