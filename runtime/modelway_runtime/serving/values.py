@@ -10,7 +10,6 @@ import numpy.typing as npt
 # A tensor's dtype says its datatype (``tensors.py``); BYTES is an object array of ``bytes``.
 Array: TypeAlias = npt.NDArray[Any]
 Arrays: TypeAlias = dict[str, Array]
-Parameter: TypeAlias = bool | int | float | str
 
 
 class InferenceRequest(msgspec.Struct, frozen=True):
@@ -75,8 +74,3 @@ class Call(msgspec.Struct, kw_only=True):
     deadline: float | None = None
     authorization: bytes | str | None = None
     forwarded: bool = False
-
-
-def rows_of(array: Array) -> int:
-    """Rows of a tensor: its first dimension; 1 for a scalar."""
-    return int(array.shape[0]) if array.ndim else 1

@@ -57,7 +57,8 @@ def token(
     without: str | None = None,
     **claims: Any,
 ) -> str:
-    payload = {"iss": ISSUER, "aud": AUDIENCE, "sub": "checkout", "exp": int(time.time()) + 60} | claims
+    # Parameters are made when tests are collected, which may be minutes before they run.
+    payload = {"iss": ISSUER, "aud": AUDIENCE, "sub": "checkout", "exp": int(time.time()) + 86_400} | claims
     payload.pop(without or "", None)
     return jwt.encode(payload, key, algorithm, headers=None if kid is None else {"kid": kid})
 
@@ -105,7 +106,7 @@ def segment(document: Any) -> bytes:
 
 
 def forged(header: dict[str, Any], secret: bytes | None) -> bytes:
-    claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "admin", "exp": int(time.time()) + 60}
+    claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "admin", "exp": int(time.time()) + 86_400}
     signed = segment(header) + b"." + segment(claims)
     signature = b"" if secret is None else hmac.digest(secret, signed, "sha256")
     return signed + b"." + base64.urlsafe_b64encode(signature).rstrip(b"=")
@@ -135,7 +136,7 @@ def test_a_shared_secret_in_the_key_set_is_not_used(jwks: Path) -> None:
 
 def test_keys_that_a_token_brings_along_are_not_used(jwks: Path) -> None:
     text = jwt.encode(
-        {"iss": ISSUER, "aud": AUDIENCE, "sub": "checkout", "exp": int(time.time()) + 60},
+        {"iss": ISSUER, "aud": AUDIENCE, "sub": "checkout", "exp": int(time.time()) + 86_400},
         OTHER_EC_KEY,
         "ES256",
         headers={"kid": "ec", "jwk": jwk(OTHER_EC_KEY, "ec"), "jku": "http://127.0.0.1:1/jwks"},
@@ -162,7 +163,7 @@ def test_the_key_decides_the_algorithm(jwks: Path) -> None:
         (token(aud=["a", "b"]), "another server"),
         (token(iss="https://evil.example.com/"), "another issuer"),
         (token(sub=""), "names nobody"),
-        (token(nbf=int(time.time()) + 600), "not valid"),
+        (token(nbf=int(time.time()) + 86_400), "not valid"),
         (token(models="ranker"), "not a list"),
         (token(models=[1]), "not a list"),
         (token(OTHER_EC_KEY), "not valid"),
@@ -187,7 +188,7 @@ def test_a_tampered_token_is_refused_also_after_the_true_one(jwks: Path) -> None
     true = token(models=["ranker"])
     assert authenticator.authenticate(f"Bearer {true}").models == {"ranker"}
     head, _, signature = true.split(".")
-    body = segment({"iss": ISSUER, "aud": AUDIENCE, "sub": "root", "exp": int(time.time()) + 60}).decode()
+    body = segment({"iss": ISSUER, "aud": AUDIENCE, "sub": "root", "exp": int(time.time()) + 86_400}).decode()
     assert refused(authenticator, f"{head}.{body}.{signature}") == "the token is not valid"
 
 
