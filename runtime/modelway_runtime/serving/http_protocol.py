@@ -57,7 +57,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_headers:
-            super().on_header(name, value)
+            HttpToolsProtocol.on_header(self, name, value)
             return
         self._trailer_bytes += len(name) + len(value)
         if self._trailer_bytes > MAX_HEADER_BYTES:

@@ -42,6 +42,8 @@ REFRESH_S = 2.0
 QUIET_S = 0.5
 """Draining ends when no request has been in flight for so long."""
 BACKLOG = 2048
+GC_THRESHOLDS = (20_000, 50, 50)
+"""A request leaves no cycles behind; the default looks for them some twenty times a thousand requests."""
 
 
 class NotServed(Exception):
@@ -141,6 +143,7 @@ async def _live(
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, repository, reread)
         gc.collect()
         gc.freeze()  # what is there now stays: the collector need not look at it again
+        gc.set_threshold(*GC_THRESHOLDS)
         if servers.grpc:
             servers.grpc.set_ready(core.ready)
         log.info("ready")
