@@ -97,7 +97,8 @@ class Batcher:
         self._max_queue_rows = queue.max_rows
         self._buckets = _buckets(batching.max_rows) if model.on_gpu else ()
         self._queue = WorkQueue()
-        self._running = 0
+        self._running = 0  # requests
+        self._running_rows = 0
         self._crowded_until = 0.0
         self._costs = Costs()
         self._flushing = False
@@ -184,11 +185,11 @@ class Batcher:
         self._arm(work.deadline)
 
     def _expected_wait(self) -> float:
-        """Seconds until what waits now has been launched; 0.0 while nothing is known."""
+        """Seconds until what waits now has been computed; 0.0 while nothing is known."""
         per_row = self._costs.per_row
         if not self._queue.rows or not math.isfinite(per_row):
             return 0.0
-        return self._queue.rows * per_row / len(self._instances)
+        return (self._queue.rows + self._running_rows) * per_row / len(self._instances)
 
     def _arm(self, deadline: float) -> None:
         """Have somebody look when a deadline passes: a request is answered then, not when its turn comes."""
@@ -258,6 +259,7 @@ class Batcher:
             work.started_at = now
             rows += work.rows
         self._running += len(batch)
+        self._running_rows += rows
         if self._costs.of(rows) < INLINE_S and not self._model.on_gpu:
             results = self._compute(batch)
             self._finish(batch, results, clock() - now)
@@ -275,8 +277,10 @@ class Batcher:
         self._finish(batch, results, compute_s)
 
     def _finish(self, batch: Batch, results: list[Result], compute_s: float) -> None:
+        rows = sum(work.rows for work in batch)
         self._running -= len(batch)
-        self._costs.learn(max(1, sum(work.rows for work in batch)), compute_s)
+        self._running_rows -= rows
+        self._costs.learn(max(1, rows), compute_s)
         for work, result in zip(batch, results, strict=True):
             if work.future.done():
                 continue
