@@ -29,7 +29,7 @@ from modelway_runtime.settings import (
     read,
 )
 
-FAILED, USAGE, NOT_SERVED = 1, 2, 5
+FAILED, NOT_SERVED = 1, 5
 LATENCY_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _SETTINGS = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -80,10 +80,11 @@ def serve(**options: Any) -> None:
     settings_file, folder = options["settings_file"], options["model_repository"]
     if (settings_file is None) == (folder is None):
         raise click.UsageError("give one of --settings FILE and --model-repository DIR")
-    given = click.get_current_context().get_parameter_source
-    for name in ("providers", "threads", "api_keys") if settings_file else ():
-        if given(name) is click.core.ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"`{name}` is for --model-repository; the settings say it already")
+    context = click.get_current_context()
+    for option in context.command.params if settings_file else ():
+        given = context.get_parameter_source(option.name or "") is click.core.ParameterSource.COMMANDLINE
+        if given and option.name in ("providers", "threads", "api_keys"):
+            raise click.UsageError(f"{option.opts[0]} is for --model-repository; the settings say it already")
     logs.configure(options["log_format"] or ("text" if sys.stderr.isatty() else "json"), options["log_level"])
     from modelway_runtime.serving import server
     from modelway_runtime.serving.model_folder import scan
@@ -92,7 +93,7 @@ def serve(**options: Any) -> None:
     rescan: Callable[[], list[Served]] | None = None
     try:
         if folder is not None:
-            settings = _of_folder(scan(folder), options)
+            settings = _of_folder(scan(folder), options["providers"], options["threads"], options["api_keys"])
             rescan = reread = lambda: scan(folder)
         else:
             settings = read(settings_file)
@@ -132,9 +133,7 @@ def check(
 
     try:
         if model_repository is not None:
-            settings = _of_folder(
-                scan(model_repository), {"providers": ("cpu",), "threads": 0, "api_keys": None}
-            )
+            settings = _of_folder(scan(model_repository))
         else:
             assert settings_file is not None
             settings = read(settings_file)
@@ -227,11 +226,16 @@ def run() -> None:
     main(prog_name="modelway-runtime")
 
 
-def _of_folder(served: list[Served], options: dict[str, Any]) -> Settings:
+def _of_folder(
+    served: list[Served],
+    providers: tuple[str, ...] = ("cpu",),
+    threads: int = 0,
+    api_keys: Path | None = None,
+) -> Settings:
     """Settings for a folder of models: what is right for a laptop."""
     if not served:
         raise WrongSettings("there is no model: put one into DIR/<model>/1/model.onnx")
-    auth: Auth = ApiKeyAuth(keys_file=str(options["api_keys"])) if options["api_keys"] else NoAuth()
+    auth: Auth = ApiKeyAuth(keys_file=str(api_keys)) if api_keys else NoAuth()
     return Settings(
         schema=1,
         environment="local",
@@ -239,9 +243,7 @@ def _of_folder(served: list[Served], options: dict[str, Any]) -> Settings:
         model=served[0].name,
         served=tuple(served),
         standby=None,
-        device=Device(
-            providers=tuple(options["providers"]), allow_cpu=False, threads=options["threads"], options={}
-        ),
+        device=Device(providers=providers, allow_cpu=False, threads=threads, options={}),
         http=Listener(port=8080),
         grpc=Listener(port=8081),
         metrics=Metrics(port=9090, latency_buckets_s=LATENCY_BUCKETS_S),

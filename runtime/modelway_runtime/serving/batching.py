@@ -208,10 +208,10 @@ class Batcher:
     def _alive(self, work: Work) -> bool:
         """Whether a request is still worth computing; if not, it is answered here."""
         if work.future.done():  # cancelled by its transport
-            self._observer.dropped(work, _DISCONNECTED)
+            self._observer.dropped(work, _gone())
             return False
         if work.connection.disconnected:
-            error = _DISCONNECTED
+            error = _gone()
         elif work.deadline < clock():
             error = InferenceError(504, "the deadline passed in the queue", reason="deadline")
         else:
@@ -373,4 +373,6 @@ def _padded(array: Array, rows: int) -> Array:
     return np.concatenate((array, padding))
 
 
-_DISCONNECTED = InferenceError(499, "the caller has gone", reason="disconnected")
+def _gone() -> InferenceError:
+    """A new one each: an exception that is raised holds on to the frames of its last request."""
+    return InferenceError(499, "the caller has gone", reason="disconnected")

@@ -106,6 +106,9 @@ class InferenceService:
         response: InferenceResponse | None = None
         failure: InferenceError | None = None
         self._in_flight += 1
+        if request.timeout_s is not None:
+            wanted = started + request.timeout_s
+            call.deadline = wanted if call.deadline is None else min(wanted, call.deadline)
         try:
             client = call.client
             if self._in_flight > self._limit or client.models is not None or client.rate is not None:
@@ -116,8 +119,7 @@ class InferenceService:
             if servable is None or self._standby is not None:
                 response = await self._or_standby(servable, request, call)
             else:
-                outputs = await servable.submit(request, call)
-                response = InferenceResponse(servable.name, servable.version, served_outputs(outputs))
+                response = await self._own(servable, request, call)
         except InferenceError as error:
             failure = error
             raise
@@ -202,9 +204,10 @@ class InferenceService:
         name = standby.settings.model
         if not self._repository.knows(name):
             return await standby.infer(request, call)
-        # On a laptop the standby is a model of this process, whatever port the process got.
+        # On a laptop the standby is a model of this process, whatever port the process got. Whether the
+        # caller may ask was decided for the model that it named.
         own = msgspec.structs.replace(request, model=name, version=None)
-        response = await self.infer(own, call)
+        response = await self._own(self._repository.find(name), own, call)
         return InferenceResponse(request.model, response.version, response.outputs, name)
 
     def _account(
@@ -248,6 +251,8 @@ class InferenceService:
         for servable in self._repository.servables():
             in_flight[servable.name] = in_flight.get(servable.name, 0) + servable.in_flight
             queued[servable.name] = queued.get(servable.name, 0) + servable.batcher.queued_rows
+        self._metrics.in_flight.clear()  # of models that were unloaded
+        self._metrics.queue_rows.clear()
         for name, count in in_flight.items():
             self._metrics.in_flight.labels(name).set(count)
             self._metrics.queue_rows.labels(name).set(queued[name])

@@ -25,24 +25,8 @@ from modelway_runtime.settings import TensorSpec
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the contract's metrics and no others
 _FAST = (
-    0.00005,
-    0.0001,
-    0.00025,
-    0.0005,
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1,
-    2.5,
-    5,
-    10,
-)
+    0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10,
+)  # fmt: skip
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 # Scores lie between 0 and 1, logits and sums around zero: fine steps there, powers of ten outside.
 _VALUES = (

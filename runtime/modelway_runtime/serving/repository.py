@@ -253,14 +253,18 @@ def _load_weights(spec: Served, path: Path, device: Device, *, trusted: bool) ->
 def _fingerprint(spec: Served) -> object:
     """What tells a changed model from the same: the settings, and the file where it is a local one."""
     path = local_path(spec.source)
-    return spec, _stat(path) if path is not None and path.exists() else None
+    try:
+        return spec, _stat(path) if path is not None else None
+    except LoadError:  # said when it is loaded
+        return spec, None
 
 
 def _stat(path: Path) -> tuple[int, int, int]:
     try:
         found = os.stat(path)
     except OSError as error:
-        raise LoadError(f"{path}: {error.strerror}") from None
+        start = "" if path.is_absolute() else f" (from the working folder {os.getcwd()})"
+        raise LoadError(f"{path}: {error.strerror}{start}") from None
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 

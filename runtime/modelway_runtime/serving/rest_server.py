@@ -140,12 +140,12 @@ class RestApp:
         """Everything but inference; only health needs nobody's name."""
         kind = route.kind
         if kind == "infer":
-            raise _wrong_method("POST")
+            raise _WrongMethod("POST")
         if not kind:
             raise not_found("there is nothing at this path; /v2/openapi.json says what there is")
         posts = kind in ("index", "load", "unload")
         if method not in (("POST",) if posts else ("GET", "HEAD")):
-            raise _wrong_method("POST" if posts else "GET, HEAD")
+            raise _WrongMethod("POST" if posts else "GET, HEAD")
         if kind in ("live", "ready", "model_ready"):
             return self._health(route)
         client = self._core.authenticate(headers.get(b"authorization"))
@@ -174,24 +174,19 @@ class RestApp:
         declared = headers.get(b"content-length")
         if declared is not None and int(declared) > self._max_bytes:
             raise self._too_large()
-        message = await receive()
-        body: bytes = message.get("body", b"")
-        if len(body) > self._max_bytes:
-            raise self._too_large()
-        if message.get("more_body"):
-            parts = [body]
-            size = len(body)
-            while message.get("more_body"):
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise InferenceError(499, "the caller has gone", reason="disconnected")
-                parts.append(message["body"])
-                size += len(parts[-1])
-                if size > self._max_bytes:
-                    raise self._too_large()
-            body = b"".join(parts)
-        elif message["type"] == "http.disconnect":
-            raise InferenceError(499, "the caller has gone", reason="disconnected")
+        parts: list[bytes] = []
+        size = 0
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise InferenceError(499, "the caller has gone", reason="disconnected")
+            parts.append(message["body"])
+            size += len(parts[-1])
+            if size > self._max_bytes:
+                raise self._too_large()
+            more = message["more_body"]
+        body = b"".join(parts)
         encoding = headers.get(b"content-encoding")
         return await self._decompressed(body, encoding) if encoding else body
 
@@ -331,10 +326,6 @@ class _WrongMethod(InferenceError):
     def __init__(self, allowed: str) -> None:
         super().__init__(405, f"this path takes {allowed}")
         self.allowed = allowed
-
-
-def _wrong_method(allowed: str) -> InferenceError:
-    return _WrongMethod(allowed)
 
 
 _WINDOW = {b"gzip": zlib.MAX_WBITS | 16, b"deflate": zlib.MAX_WBITS}

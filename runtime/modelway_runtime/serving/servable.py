@@ -121,12 +121,9 @@ class Servable:
 
     def _work(self, request: InferenceRequest, call: Call) -> Work:
         now = clock()
-        timeout = self._timeout_s
-        if request.timeout_s is not None:
-            timeout = min(timeout, request.timeout_s)  # a caller may ask for less, never for more
-        deadline = now + timeout
+        deadline = now + self._timeout_s
         if call.deadline is not None and call.deadline < deadline:
-            deadline = call.deadline
+            deadline = call.deadline  # a caller may ask for less, never for more
         rows, shapes = self._checked(request.inputs)
         future = self._loop.create_future()
         level = level_of(request.priority)
@@ -184,7 +181,7 @@ class Servable:
             answer = await _followed(leader, work.deadline)
             if answer is not None:
                 return answer
-        elif key not in self._leaders:
+        else:
             self._leaders[key] = work.future
         try:
             self.batcher.submit(work)

@@ -140,7 +140,9 @@ async def _live(
         loading.result()
         _all_loaded(core, repository, settings)
         if reread is not None:  # before, a SIGHUP is ignored: what is being loaded was just read
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, repository, reread)
+            reloads: set[asyncio.Task[None]] = set()
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGHUP, _reload, repository, reread, reloads)
         gc.collect()
         gc.freeze()  # what is there now stays: the collector need not look at it again
         gc.set_threshold(*GC_THRESHOLDS)
@@ -161,10 +163,9 @@ def _all_loaded(core: InferenceService, repository: Repository, settings: Settin
         raise NotServed("\n".join(f"{e.spec.name} {e.spec.version}: {e.reason}" for e in missing))
 
 
-_RELOADS: set[asyncio.Task[None]] = set()
-
-
-def _reload(repository: Repository, reread: Callable[[], Sequence[Served]]) -> None:
+def _reload(
+    repository: Repository, reread: Callable[[], Sequence[Served]], reloads: set[asyncio.Task[None]]
+) -> None:
     """SIGHUP: serve what the settings say now; what is wrong with them is logged and changes nothing."""
     try:
         wanted = reread()
@@ -172,8 +173,8 @@ def _reload(repository: Repository, reread: Callable[[], Sequence[Served]]) -> N
         log.error("the settings were not read again: %s", error)  # noqa: TRY400
         return
     task = asyncio.get_running_loop().create_task(repository.apply(wanted))
-    _RELOADS.add(task)
-    task.add_done_callback(_RELOADS.discard)
+    reloads.add(task)  # the loop itself holds a task but weakly
+    task.add_done_callback(reloads.discard)
 
 
 async def _drain(core: InferenceService, drain_s: float, servers: Servers) -> None:

@@ -94,6 +94,7 @@ class StandbyClient:
             "authorization": _text(call.authorization),
             "x-request-id": call.request_id,
             "traceparent": call.traceparent,
+            "accept-encoding": "identity",  # compressing tensors costs more than the way takes
         }
         headers = {name: value for name, value in passed_on.items() if value}
         headers |= {rest_codec.HEADER_LENGTH: str(header_length), FORWARDED: "1"}
@@ -107,6 +108,8 @@ class StandbyClient:
                 message = rest_codec.error_message(content)
                 raise InferenceError(answer.status, f"the standby model answered: {message}")
             length = answer.headers.get(rest_codec.HEADER_LENGTH)
+            if length is not None and not (length.isascii() and length.isdigit() and len(length) < 19):
+                raise InferenceError(502, f"the standby model's answer: {rest_codec.HEADER_LENGTH} is wrong")
             version, outputs = rest_codec.decode_response(content, int(length) if length else None)
         return InferenceResponse(request.model, version, outputs, self.settings.model)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import socket
 import threading
@@ -207,3 +208,38 @@ def test_a_grpc_caller_is_told_too(tmp_path: Path) -> None:
         assert answer.parameters["served_by"].string_param == "ranker-lite"
         assert dict(rpc.trailing_metadata())["modelway-served-by"] == "ranker-lite"
         assert answer.raw_output_contents == [(9).to_bytes(8, "little")]
+
+
+class _Slow(_Odd):
+    def do_POST(self) -> None:
+        time.sleep(3)
+        super().do_POST()
+
+
+def test_the_standby_has_no_longer_than_the_caller(tmp_path: Path) -> None:
+    weights = serving.write_model(tmp_path, "ranker", serving.picky())
+    with ThreadingHTTPServer(("127.0.0.1", 0), type("Slow", (_Slow,), {"answers": [(200, b"{}")]})) as slow:
+        threading.Thread(target=slow.serve_forever, daemon=True).start()
+        with serving.serving_settings(standby_settings(weights, slow.server_port)) as server:
+            started = time.monotonic()
+            answer = infer(server, {**BAD, "parameters": {"timeout": 300_000}})
+            assert (answer.status, answer.json) == (504, {"error": "the standby model took too long"})
+            assert 0.2 < time.monotonic() - started < 2
+        slow.shutdown()
+
+
+def test_who_may_use_the_model_is_answered_by_its_standby(tmp_path: Path) -> None:
+    """In one process: neither the key's list of models nor its rate is asked a second time."""
+    secret = "s" * 40
+    grant = {"client": "shop", "sha256": hashlib.sha256(secret.encode()).hexdigest(), "models": ["ranker"]}
+    limits = {"requests_per_second": 0.01, "burst": 1, "admin": False, "expires": None}
+    (tmp_path / "keys.json").write_text(json.dumps({"keys": [{**grant, **limits}]}))
+    weights = serving.write_model(tmp_path, "ranker", serving.picky())
+    lite = serving.write_model(tmp_path, "ranker-lite", serving.identity("INT64", ("rows", 1)))
+    settings = standby_settings(weights, 9)
+    settings["served"].append(serving.served("ranker-lite", lite))
+    settings["auth"] = {"mode": "api_key", "keys_file": str(tmp_path / "keys.json")}
+    with serving.serving_settings(settings) as server:
+        answer = infer(server, BAD, authorization=f"Bearer {secret}")
+        assert (answer.status, answer.headers.get("modelway-served-by")) == (200, "ranker-lite")
+        assert infer(server, GOOD, authorization=f"Bearer {secret}").status == 429
