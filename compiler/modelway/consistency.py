@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
+from modelway import naming, watching
 from modelway.diagnostics import Diagnostic, Span, diagnostic
 from modelway.resolve import (
     Catalog,
@@ -31,67 +32,6 @@ Check = Callable[[Place, Catalog], Iterable[Diagnostic]]
 def check_place(place: Place, found: Catalog) -> list[Diagnostic]:
     """Everything that the checks say of an environment."""
     return [problem for one in CHECKS for problem in one(place, found)]
-
-
-def check_names(found: Catalog) -> Iterator[Diagnostic]:
-    """Names with an environment at their end: ``a-b`` in ``c`` and ``a`` in ``b-c`` are both ``a-b-c``."""
-    yield from _namespaces(found)
-    yield from _domains(found)
-    first: dict[str, tuple[str, str]] = {}
-    for resource in found.of("Resource"):
-        for environment in found.of("Environment") if _prioritised(found, resource) else ():
-            document = found.documents["Resource", resource]
-            if resource == "system" or resource.startswith("system-"):
-                text = f'the PriorityClass "{resource}-{environment}" would be one of Kubernetes itself'
-                yield diagnostic("MW205", document.span(("metadata", "name")), text, "rename the resource")
-            other = first.setdefault(f"{resource}-{environment}", (resource, environment))
-            if other != (resource, environment):
-                text = (
-                    f'resource "{resource}" in "{environment}" and "{other[0]}" in "{other[1]}" '
-                    f'share the PriorityClass "{resource}-{environment}"'
-                )
-                span = document.span(("metadata", "name"))
-                yield diagnostic("MW205", span, text, "rename a resource or an environment")
-
-
-def _domains(found: Catalog) -> Iterator[Diagnostic]:
-    """A host name leads to one gateway."""
-    first: dict[str, str] = {}
-    for environment in found.of("Environment"):
-        gateway = found.documents["Environment", environment].value["spec"].get("gateway")
-        other = first.setdefault(gateway["domain"], environment) if gateway else environment
-        if other != environment:
-            text = f'"{environment}" and "{other}" have the same domain {gateway["domain"]}'
-            span = found.documents["Environment", environment].span(("spec", "gateway", "domain"))
-            yield diagnostic("MW205", span, text, "give each environment a domain of its own")
-
-
-def _prioritised(found: Catalog, resource: str) -> bool:
-    spec = found.documents["Resource", resource].value["spec"]
-    overlays = spec.get("environments", {}).values()
-    return any(one and one.get("priority") for one in (spec, *overlays))
-
-
-def _namespaces(found: Catalog) -> Iterator[Diagnostic]:
-    teams = {
-        key.partition("/")[0]: found.documents[kind, key]
-        for kind in ("Model", "Alert")
-        for key in found.of(kind)
-    }
-    first: dict[str, tuple[str, str]] = {}
-    for team in sorted(teams):
-        for environment in found.of("Environment"):
-            if team == "kube" or team.startswith("kube-"):
-                text = f'the namespace "{team}-{environment}" would be one of Kubernetes itself'
-                yield diagnostic("MW205", teams[team].span(("metadata", "team")), text, "rename the team")
-            other = first.setdefault(f"{team}-{environment}", (team, environment))
-            if other != (team, environment):
-                text = (
-                    f'team "{team}" in "{environment}" and team "{other[0]}" in "{other[1]}" '
-                    f'share the namespace "{team}-{environment}"'
-                )
-                span = teams[team].span(("metadata", "team"))
-                yield diagnostic("MW205", span, text, "rename a team or an environment")
 
 
 def _resources(place: Place, found: Catalog) -> Iterator[Diagnostic]:
@@ -157,23 +97,6 @@ def _same_interface(model: Resolved[Model], standby: Resolved[Model], span: Span
             text = f'the {what} of "{standby.key}" differ from those of "{model.key}": {", ".join(different)}'
             related = ((standby.span("spec", "interface", what), "the standby's are here"),)
             yield diagnostic("MW217", span, text, "give both the same tensors", related)
-
-
-def _hostnames(place: Place, _: Catalog) -> Iterator[Diagnostic]:
-    """``<model>.<domain>`` and ``<model>-grpc.<domain>`` name no team."""
-    gateway = place.environment.spec.spec.gateway
-    if gateway is None:
-        return
-    first: dict[str, Resolved[Model]] = {}
-    for model in place.models.values():
-        name = model.spec.metadata.name
-        for host in (name, f"{name}-grpc"):
-            other = first.setdefault(host, model)
-            if other is not model:
-                text = f'"{model.key}" and "{other.key}" would both answer at {host}.{gateway.domain}'
-                related = ((other.span("metadata", "name"), "the other is here"),)
-                yield diagnostic("MW205", model.span("metadata", "name"), text, "rename one of them", related)
-                break
 
 
 def _rollouts(place: Place, _: Catalog) -> Iterator[Diagnostic]:
@@ -263,9 +186,14 @@ def _digests(place: Place, _: Catalog) -> Iterator[Diagnostic]:
             yield diagnostic(
                 "MW209", model.span("spec", "artifact", "uri"), text, f"end it with @sha256:…, {hint}"
             )
-    if environment.images is not None and "@sha256:" not in environment.images.server:
-        span = place.environment.span("spec", "images", "server")
-        yield diagnostic("MW209", span, "the image has no digest", f"end it with @sha256:…, {hint}")
+    detector = environment.detector
+    for at, image in (
+        (("spec", "images", "server"), environment.images and environment.images.server),
+        (("spec", "detector", "image"), detector and detector.image),
+    ):
+        if image and "@sha256:" not in image:
+            span = place.environment.span(*at)
+            yield diagnostic("MW209", span, "the image has no digest", f"end it with @sha256:…, {hint}")
 
 
 _PINNED = re.compile(r"@sha256:[0-9a-f]{64}$")
@@ -384,11 +312,12 @@ def _alerts(place: Place, found: Catalog) -> Iterator[Diagnostic]:
             i = spec.targets.index(place.name)
             text = f'none of the models that it watches is for "{place.name}"'
             yield diagnostic("MW213", alert.span("spec", "targets", i), text, "leave the environment out")
-        if not (spec.objectives.availability or spec.objectives.latency or spec.absence) and not [
-            *_thresholds(alert.spec)
-        ]:
+        objectives = spec.objectives.availability or spec.objectives.latency
+        if not (objectives or spec.absence or spec.patterns or [*_thresholds(alert.spec)]):
             text = f'the alert says nothing in "{place.name}"'
-            hint = "add objectives, thresholds or absence, or leave the environment out of its targets"
+            hint = (
+                "add objectives, thresholds, patterns or absence, or leave the environment out of its targets"
+            )
             yield diagnostic("MW213", alert.key_span("spec"), text, hint)
 
 
@@ -506,7 +435,7 @@ CHECKS: tuple[Check, ...] = (
     _addresses,
     _resources,
     _standbys,
-    _hostnames,
+    naming.hostnames,
     _rollouts,
     _gpus,
     _digests,
@@ -515,4 +444,5 @@ CHECKS: tuple[Check, ...] = (
     _objectives,
     _alerts,
     _limits,
+    *watching.CHECKS,
 )

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from modelway.consistency import check_names, check_place
+from modelway.consistency import check_place
 from modelway.diagnostics import Diagnostic, Span, diagnostic, has_errors, sort_unique
 from modelway.emit import emit
 from modelway.load import Document, load
 from modelway.lower.names import PLATFORM
 from modelway.lower.objects import KubeObject
 from modelway.lower.place import downgrades, lower
+from modelway.naming import check_names
 from modelway.report.listing import Row, rows
 from modelway.resolve import Catalog, Place, catalog, places
 from modelway.sources import SourceFile

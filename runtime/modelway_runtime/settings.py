@@ -88,6 +88,7 @@ class Standby(Value, frozen=True):
     model: Name
     trip_after: Positive
     probation_s: Duration
+    active: bool
 
 
 Provider: TypeAlias = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9_]{0,62}\Z")]

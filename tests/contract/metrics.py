@@ -59,6 +59,7 @@ LABEL_VALUES: dict[tuple[str, str], tuple[str, ...]] = {
         "disconnected",
         "unauthorized",
     ),
+    ("inference_standby_requests_total", "reason"): ("not_loaded", "failed", "timeout", "tripped", "active"),
     ("inference_cache_requests_total", "result"): ("hit", "miss"),
     ("modelway_detector_verdicts_total", "state"): (
         "regressed",

@@ -22,6 +22,13 @@ NAMES = (SERVER, DETECTOR, VERDICT)
 # The fields that a document may lack; every other one is required.
 OPTIONAL = {(VERDICT, "reason"), (VERDICT, "decided_at")}
 
+# Fields that exclude others which the example has.
+ELSEWHERE = {
+    SERVER: {"keys_file"},
+    DETECTOR: {"id", "installation_id", "private_key_file"},
+    VERDICT: {"decided_at"},
+}
+
 Json: TypeAlias = Any
 Pointer: TypeAlias = tuple[str | int, ...]
 
@@ -143,7 +150,7 @@ def test_example_is_valid(name: str) -> None:
 def test_example_shows_every_field(name: str) -> None:
     shown = {key for pointer in named_fields(name) for key in pointer if isinstance(key, str)}
     fields = {key for _, node in declared(schema(name)) for key in node.get("properties", {})}
-    assert fields - shown == {VERDICT: {"decided_at"}, SERVER: {"keys_file"}}.get(name, set())
+    assert fields - shown == ELSEWHERE[name]
 
 
 @pytest.mark.parametrize(
@@ -212,8 +219,17 @@ SERVED: Pointer = ("served", 0)
 INPUT: Pointer = (*SERVED, "inputs", "features")
 WATCHED: Pointer = ("watched", 0)
 PATTERN: Pointer = (*WATCHED, "patterns", "latency-p99")
+TLS: Pointer = ("prometheus", "tls")
 METRIC: Pointer = ("metrics", 0)
-LIGHTER = {"url": "http://127.0.0.1:8080", "model": "ranker-lite", "trip_after": 1, "probation_s": 0}
+NO_TOKEN = {"token_file": None}
+APP = {"id": 1021, "installation_id": 4711, "private_key_file": "/etc/modelway/forge/app.pem"}
+LIGHTER = {
+    "url": "http://127.0.0.1:8080",
+    "model": "ranker-lite",
+    "trip_after": 1,
+    "probation_s": 0,
+    "active": True,
+}
 
 RIGHT: list[tuple[str, Pointer, Json]] = [
     (SERVER, ("standby",), None),
@@ -253,16 +269,33 @@ RIGHT: list[tuple[str, Pointer, Json]] = [
     (DETECTOR, ("gate",), None),
     (DETECTOR, ("publish",), None),
     (DETECTOR, ("publish", "api_url"), "https://git.shop.example/api/v3"),
+    (DETECTOR, ("publish", "comment"), "regressed"),
+    (DETECTOR, ("publish",), {**at(example(DETECTOR), ("publish",)), **NO_TOKEN, "app": APP}),
+    (DETECTOR, ("argocd",), None),
+    (DETECTOR, ("argocd", "url"), "http://argocd-server.argocd"),
+    (DETECTOR, ("prometheus", "token_file"), "/etc/modelway/prometheus/token"),
+    (DETECTOR, ("prometheus", "tls"), None),
+    (DETECTOR, (*TLS, "ca_file"), None),
+    (DETECTOR, TLS, {"ca_file": "/ca.pem", "certificate_file": None, "key_file": None}),
+    (DETECTOR, ("prometheus", "tenant"), None),
+    (DETECTOR, ("prometheus", "scrape_interval_s"), 0.5),
     (DETECTOR, (*WATCHED, "response"), ["failover"]),
+    (DETECTOR, (*WATCHED, "workload"), "Deployment"),
+    (DETECTOR, (*WATCHED, "workload"), None),
+    (DETECTOR, (*WATCHED, "standby"), None),
     (DETECTOR, (*PATTERN, "sensitivity"), "low"),
+    (DETECTOR, (*PATTERN, "worse"), "both"),
     (VERDICT, ("commit", "found_by"), "history"),
     (VERDICT, ("pull_request",), None),
     (VERDICT, ("rollout", "previous_hash"), None),
+    (VERDICT, ("rollout", "hash"), None),
     (VERDICT, ("other_rollouts",), []),
     (VERDICT, ("judged_at",), "2026-11-21T11:00:00.125Z"),
     (VERDICT, (*METRIC, "windows", "history"), None),
     (VERDICT, (*METRIC, "effect", "relative"), None),
     (VERDICT, (*METRIC, "load_change"), -1),
+    (VERDICT, (*METRIC, "queries"), []),
+    (VERDICT, (*METRIC, "change_points"), []),
 ]
 
 WRONG: list[tuple[str, Pointer, Json]] = [
@@ -282,6 +315,8 @@ WRONG: list[tuple[str, Pointer, Json]] = [
     (SERVER, ("standby", "url"), "ranker-standby:8080"),
     (SERVER, ("standby", "trip_after"), 0),
     (SERVER, ("standby", "probation_s"), -1),
+    (SERVER, ("standby", "active"), "yes"),
+    (SERVER, ("standby", "active"), None),
     (SERVER, ("device", "providers"), []),
     (SERVER, ("device", "providers"), ["cuda", "cuda"]),
     (SERVER, ("device", "providers"), ["CUDAExecutionProvider"]),
@@ -387,6 +422,25 @@ WRONG: list[tuple[str, Pointer, Json]] = [
     (DETECTOR, ("publish", "branch"), "--force"),
     (DETECTOR, ("publish", "folder"), "../generated"),
     (DETECTOR, ("publish", "folder"), "/generated"),
+    (DETECTOR, ("publish", "comment"), "never"),
+    (DETECTOR, ("publish", "token_file"), None),
+    (DETECTOR, ("publish", "app"), APP),  # beside a token
+    (DETECTOR, ("publish",), {**at(example(DETECTOR), ("publish",)), **NO_TOKEN, "app": APP | {"id": 0}}),
+    (DETECTOR, ("publish",), {**at(example(DETECTOR), ("publish",)), **NO_TOKEN, "app": {"id": 1021}}),
+    (DETECTOR, ("argocd", "url"), "argocd.shop.example"),
+    (DETECTOR, ("argocd", "application"), "../prod"),
+    (DETECTOR, ("argocd", "token_file"), None),
+    (DETECTOR, ("memory_file",), "detector.sqlite"),
+    (DETECTOR, ("memory_file",), None),
+    (DETECTOR, ("prometheus", "scrape_interval_s"), 0),
+    (DETECTOR, ("prometheus", "token_file"), "token"),
+    (DETECTOR, (*TLS, "key_file"), None),
+    (DETECTOR, (*TLS, "certificate_file"), None),
+    (DETECTOR, ("prometheus", "tenant", "header"), "X-Scope-OrgID: a\r\nX"),
+    (DETECTOR, ("prometheus", "tenant", "value"), "two words"),
+    (DETECTOR, (*WATCHED, "workload"), "StatefulSet"),
+    (DETECTOR, (*WATCHED, "job"), None),
+    (DETECTOR, (*WATCHED, "standby"), ""),
     (VERDICT, ("schema",), 2),
     (VERDICT, ("namespace",), "Search"),
     (VERDICT, ("state",), "changed"),
@@ -439,8 +493,10 @@ WRONG: list[tuple[str, Pointer, Json]] = [
     (VERDICT, (*METRIC, "load_change"), -1.1),
     (VERDICT, (*METRIC, "counts", "after"), 1.5),
     (VERDICT, (*METRIC, "counts", "after"), -1),
-    (VERDICT, (*METRIC, "queries"), []),
+    (VERDICT, (*METRIC, "queries"), None),
     (VERDICT, (*METRIC, "queries"), [""]),
+    (VERDICT, (*METRIC, "change_points"), ["10:02"]),
+    (VERDICT, (*METRIC, "change_points"), None),
     (VERDICT, (*METRIC, "sparkline"), "<b>"),
     (VERDICT, (*METRIC, "sparkline"), "▁" * 61),
     (VERDICT, ("metrics", 1, "reason"), "bored"),

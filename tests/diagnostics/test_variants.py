@@ -12,6 +12,8 @@ from modelway.sources import SourceFile
 from modelway.spec.schema import schemas
 from tests.support.small_shop import ALERT, CPU, HEAD, LOCAL, MODEL, PROD, ZEROS
 
+PATTERNS = "patterns: {slower: {metric: latency}}"
+DETECTOR = "detector: {publish: {repository: shop/models}}"
 GPU = CPU.replace("cpu-small", "gpu").replace("4Gi,", "4Gi, gpu: {product: l4, count: 2},")
 BASE = {"local": LOCAL, "prod": PROD, "cpu": CPU, "model": MODEL, "alert": ALERT}
 
@@ -41,6 +43,13 @@ def serving(more: str) -> dict[str, str]:
 
 def below(name: str, more: str) -> dict[str, str]:
     return {**BASE, name: f"{BASE[name]}  {more}\n"}
+
+
+def watching(more: str = "", detector: str = DETECTOR) -> dict[str, str]:
+    """prod has a detector, and the alert patterns there."""
+    files = change("alert", "spec:\n", f"spec:\n  targets: [prod]\n  {PATTERNS}\n")
+    files["alert"] += f"  {more}\n" if more else ""
+    return files | {"prod": f"{PROD}  {detector}\n"}
 
 
 def other(name: str, team: str = "search") -> str:
@@ -266,6 +275,108 @@ CASES: dict[str, tuple[dict[str, str], list[Told]]] = {
             ("MW105", "apiVersion: modelway.dev/v1alpha1", 'the document lacks "metadata"'),
             ("MW105", "spec", 'spec lacks "target"'),
         ],
+    ),
+    # Detectors.
+    "a-detector": (watching(), []),
+    "a-detector-that-is-only-asked": (
+        watching(detector='detector: {schedule: never, gate: {publicUrl: "https://d.example"}}'),
+        [],
+    ),
+    "a-detector-for-nothing": (
+        watching(detector="detector: {schedule: never}"),
+        [("MW212", "never", "never looks, and nobody can ask it")],
+    ),
+    "no-hour": (watching(detector="detector: {schedule: 0 24 * * *}"), [("MW108", "0 24", '"24" is no hour')]),
+    "no-step": (watching(detector="detector: {schedule: '*/0 * * * *'}"), [("MW108", "'*/0", "no minute")]),
+    "no-range": (watching(detector="detector: {schedule: 0 0 5-2 * *}"), [("MW108", "0 0", '"5-2" is no day')]),
+    "cron": (watching(detector="detector: {schedule: '0-50/10 1,2-4 */2 12 0,7'}"), []),
+    "image-of-a-detector-without-digest": (
+        watching(detector="detector: {image: registry.example/detector:1}"),
+        [("MW209", "registry.example/detector:1", "the image has no digest")],
+    ),
+    "team-of-the-detector": (
+        watching() | {"b": other("b", "modelway")},
+        [("MW205", "modelway", "that of the environment's detector")],
+    ),
+    "namespace-of-a-detector": (
+        watching() | {"b": other("b", "modelway-x"), "x-prod": PROD.replace("prod", "x-prod", 1) + "  detector: {}\n"},
+        [
+            ("MW205", "modelway-x", 'share the namespace "modelway-x-prod"'),
+            ("MW205", "models.shop.example", "have the same domain"),
+            ("MW412", "detector", 'no alert in "x-prod" has patterns'),
+        ],
+    ),
+    "standby-of-two": (
+        watching()
+        | {
+            "model": MODEL.replace("cpu-small}", "cpu-small, standby: {model: lite}}"),
+            "b": other("b").replace("cpu-small}", "cpu-small, standby: {model: lite}}"),
+            "lite": other("lite"),
+            "alert": ALERT.replace("objectives: {availability: {target: 99.9}}", PATTERNS)
+            .replace("spec:\n", "spec:\n  targets: [prod]\n")
+            .replace("model: ranker", "model: lite"),
+        },
+        [("MW411", "patterns", 'is watched as "b-standby" alone, not as ranker-standby')],
+    ),
+    "patterns-without-a-detector": (
+        change("alert", "spec:\n", f"spec:\n  {PATTERNS}\n"),
+        [("MW411", "patterns", f'"{place}" has no detector') for place in ("local", "prod")],
+    ),
+    "quantile-of-no-time": (
+        change("alert", "spec:\n", "spec:\n  patterns: {a: {metric: memory, quantile: 0.5}}\n"),
+        [
+            ("MW212", "0.5", "memory has no quantiles"),
+            *(("MW411", "patterns", f'"{place}" has no detector') for place in ("local", "prod")),
+        ],
+    ),
+    "a-short-window-of-a-pattern": (
+        change("alert", "spec:\n", "spec:\n  patterns: {a: {metric: memory, window: 4m}}\n"),
+        [
+            ("MW210", "4m", "shorter than 5m"),
+            *(("MW411", "patterns", f'"{place}" has no detector') for place in ("local", "prod")),
+        ],
+    ),
+    "a-long-window-of-a-pattern": (
+        change("alert", "spec:\n", "spec:\n  patterns: {a: {metric: memory, window: 31d}}\n"),
+        [
+            ("MW210", "31d", "longer than 30d is kept"),
+            *(("MW411", "patterns", f'"{place}" has no detector') for place in ("local", "prod")),
+        ],
+    ),
+    "a-response-to-nothing": (
+        below("alert", "response: {rollback: true}"),
+        [("MW219", "response", "follows a pattern, and there is none")],
+    ),
+    "no-response-at-all": (
+        watching("response: {notify: false}"),
+        [("MW219", "response", "nothing at all would follow")],
+    ),
+    "nothing-to-restart": (
+        watching("response: {restart: true}") | {"prod": PROD.split("  cluster")[0] + f"  monitoring: {{retention: 30d}}\n  {DETECTOR}\n"},
+        [("MW219", "true", "no cluster in which anything could be restarted")],
+    ),
+    "no-standby-to-fail-over-to": (
+        watching("response: {failover: true}"),
+        [("MW219", "true", '"search/ranker" has no standby')],
+    ),
+    "no-repository-for-a-failover": (
+        watching("response: {failover: true}", detector="detector: {}")
+        | {
+            "model": MODEL.replace("cpu-small}", "cpu-small, standby: {model: b}}"),
+            "b": other("b"),
+        },
+        [("MW219", "true", "failover is a pull request")],
+    ),
+    "the-same-pattern-twice": (
+        watching() | {"again": ALERT.replace("objectives: {availability: {target: 99.9}}", PATTERNS)
+                      .replace("ranker-slo", "again").replace("spec:\n", "spec:\n  targets: [prod]\n")},
+        [],
+    ),
+    "little-history": (
+        watching() | {"prod": PROD.replace("retention: 30d", "retention: 8d") + f"  {DETECTOR}\n", "alert":
+                      ALERT.replace("objectives: {availability: {target: 99.9}}", PATTERNS)
+                      .replace("spec:\n", "spec:\n  targets: [prod]\n")},
+        [("MW221", "8d", "it takes 9d to know a week")],
     ),
 }  # fmt: skip
 

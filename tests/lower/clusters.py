@@ -58,7 +58,7 @@ class Workload:
 
     @property
     def server(self) -> Json:
-        (server,) = (one for one in self.pod["containers"] if one["name"] == "server")
+        (server,) = self.pod["containers"]
         return server  # type: ignore[no-any-return]
 
     @property
@@ -68,6 +68,10 @@ class Workload:
     @property
     def is_standby(self) -> bool:
         return bool(self.labels[names.COMPONENT] == "standby")
+
+    @property
+    def is_detector(self) -> bool:
+        return bool(self.labels[names.COMPONENT] == "detector")
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,15 @@ class Cluster:
 
     @cached_property
     def workloads(self) -> list[Workload]:
+        """Servers; the detector is none."""
+        return [one for one in self.running if not one.is_detector]
+
+    @property
+    def detector(self) -> Workload | None:
+        return next((one for one in self.running if one.is_detector), None)
+
+    @cached_property
+    def running(self) -> list[Workload]:
         return [Workload(value, self._settings(value)) for value in self.of(*WORKLOADS)]
 
     def _settings(self, workload: Json) -> Json:
@@ -122,13 +135,13 @@ class Cluster:
         return json.loads(found["data"]["settings.json"])  # type: ignore[no-any-return]
 
     def workload(self, namespace: str, name: str) -> Workload:
-        (found,) = (one for one in self.workloads if (one.namespace, one.name) == (namespace, name))
+        (found,) = (one for one in self.running if (one.namespace, one.name) == (namespace, name))
         return found
 
     def selected(self, namespace: str, selector: Json) -> list[str]:
         """The workloads of a namespace whose pods a label selector matches."""
         return [
-            one.name for one in self.workloads if one.namespace == namespace and matches(selector, one.labels)
+            one.name for one in self.running if one.namespace == namespace and matches(selector, one.labels)
         ]
 
     def rules(self) -> Iterator[tuple[str, Json]]:
@@ -247,11 +260,12 @@ def waited_for(cluster: Cluster) -> set[tuple[str, str]]:
 
 
 def gate_metrics(cluster: Cluster) -> list[tuple[Json, Json, bool]]:
-    """(template, metric, whether something waits for it)."""
+    """(template, metric, whether something waits for it), of those that ask Prometheus."""
     return [
         (one, metric, (one["metadata"]["namespace"], one["metadata"]["name"]) in waited_for(cluster))
         for one in templates(cluster)
         for metric in one["spec"]["metrics"]
+        if "prometheus" in metric["provider"]
     ]
 
 

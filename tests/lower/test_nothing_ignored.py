@@ -56,6 +56,7 @@ INSTEAD: dict[str, Instead] = {
     "Alert.spec.targets.0": Instead("staging", _ENTRY),
     "Alert.spec.target.labels.*": Instead("critical", _ENTRY),
     "Alert.spec.labels.*": Instead("b", _ENTRY),
+    "Alert.spec.patterns.*": Instead({"metric": "throughput"}, _ENTRY),
     "Alert.spec.environments": Instead(
         {"staging": {"summary": "Another."}}, "the example is an empty overlay"
     ),

@@ -148,12 +148,15 @@ def test_analyses_get_the_arguments_that_they_take(cluster: Cluster) -> None:
         for one in inside(work.spec["strategy"]):
             if "templates" not in one:
                 continue
+            wanted: dict[str, None] = {}
             for reference in one["templates"]:
                 found = cluster.get("AnalysisTemplate", work.namespace, reference["templateName"])
                 assert found is not None, reference
-                assert [arg["name"] for arg in one["args"]] == [arg["name"] for arg in found["spec"]["args"]]
+                wanted |= {arg["name"]: None for arg in found["spec"]["args"] if "valueFrom" not in arg}
+            assert [arg["name"] for arg in one["args"]] == list(wanted)
             for arg in one["args"]:
-                assert arg["valueFrom"] == {"podTemplateHashValue": "Latest"}
+                which = {"canary-hash": "Latest", "stable-hash": "Stable"}[arg["name"]]
+                assert arg["valueFrom"] == {"podTemplateHashValue": which}
 
 
 def test_every_template_is_used(cluster: Cluster) -> None:

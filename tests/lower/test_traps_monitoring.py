@@ -25,20 +25,20 @@ Json = dict[str, Any]
 
 def test_pod_monitors_give_the_labels_that_rules_ask_for(cluster: Cluster) -> None:
     monitors = cluster.of("PodMonitor")
-    assert len(monitors) == (len(cluster.workloads) if cluster.has("prometheusOperator") else 0)
+    assert len(monitors) == (len(cluster.running) if cluster.has("prometheusOperator") else 0)
     for monitor in monitors:
         spec = monitor["spec"]
         assert spec["jobLabel"] == names.NAME, "else absence always fires"
-        assert "rollouts-pod-template-hash" in spec["podTargetLabels"]
         (endpoint,) = spec["podMetricsEndpoints"]
         (selected,) = cluster.selected(monitor["metadata"]["namespace"], spec["selector"])
         work = cluster.workload(monitor["metadata"]["namespace"], selected)
         assert endpoint["port"] in {one["name"] for one in work.server["ports"]}
         assert work.labels[names.NAME] == selected
+        assert work.is_detector or "rollouts-pod-template-hash" in spec["podTargetLabels"]
 
 
 def test_without_the_operator_pods_say_where_they_are_scraped(cluster: Cluster) -> None:
-    for work in cluster.workloads:
+    for work in cluster.running:
         annotations = work.template["metadata"].get("annotations", {})
         if cluster.has("prometheusOperator"):
             assert "prometheus.io/scrape" not in annotations, "it would be scraped twice"
@@ -161,7 +161,11 @@ def test_absence_is_asked_by_equality(cluster: Cluster) -> None:
             assert rule["labels"]["job"] == work.name
             assert rule["labels"]["namespace"] == work.namespace
             assert rule["labels"]["model"] == work.settings["model"]
-        else:
+        elif name == names.DETECTOR_ABSENT:
+            assert cluster.detector is not None
+            where = f'namespace="{cluster.detector.namespace}",job="{cluster.detector.name}"'
+            assert rule["expr"] == f"absent(up{{{where}}} == 1)"
+        elif name != names.DETECTOR_STALE:  # its labels are written out
             assert "absent(" not in rule["expr"]
 
 

@@ -49,7 +49,7 @@ def test_settings_are_those_of_the_contract() -> None:
 
 def test_settings_have_a_name_that_changes_with_them(cluster: Cluster) -> None:
     used = set()
-    for work in cluster.workloads:
+    for work in cluster.running:
         (volume,) = (one for one in work.pod["volumes"] if one["name"] == "settings")
         name = volume["configMap"]["name"]
         found = cluster.get("ConfigMap", work.namespace, name)
@@ -60,7 +60,8 @@ def test_settings_have_a_name_that_changes_with_them(cluster: Cluster) -> None:
         assert found["immutable"] is True
         used.add((work.namespace, name))
         (mount,) = (one for one in work.server["volumeMounts"] if one["name"] == "settings")
-        assert work.server["args"] == ["serve", "--settings", f"{mount['mountPath']}/settings.json"]
+        command = "watch" if work.is_detector else "serve"
+        assert work.server["args"] == [command, "--settings", f"{mount['mountPath']}/settings.json"]
     for value in cluster.of("ConfigMap"):
         if "settings.json" in value["data"]:
             assert (value["metadata"]["namespace"], value["metadata"]["name"]) in used
@@ -69,7 +70,7 @@ def test_settings_have_a_name_that_changes_with_them(cluster: Cluster) -> None:
 def test_a_rollback_finds_the_settings_of_the_version_before(cluster: Cluster) -> None:
     for value in cluster.of("ConfigMap"):
         notes = value["metadata"]["annotations"]
-        hashed = "settings.json" in value["data"]
+        hashed = "settings.json" in value["data"] and notes[names.SPEC].startswith("Model ")
         assert (notes.get(names.SYNC_OPTIONS) == "Prune=false") == hashed
         assert (notes.get(names.COMPARE_OPTIONS) == "IgnoreExtraneous") == hashed
 
@@ -140,7 +141,7 @@ def test_selectors_match_the_pods_that_are_meant_and_no_others(cluster: Cluster)
 
 def test_selectors_hold_only_what_never_changes(cluster: Cluster) -> None:
     """A selector is immutable; a version in it would need the workload to be made anew."""
-    for work in cluster.workloads:
+    for work in cluster.running:
         assert work.spec["selector"] == {"matchLabels": {names.NAME: work.name}}
 
 
@@ -150,13 +151,16 @@ def _references(cluster: Cluster) -> Iterator[tuple[Json, str, str | None, str]]
         namespace = value["metadata"].get("namespace")
         if namespace is not None:
             yield value, "Namespace", None, namespace
-    for work in cluster.workloads:
+    for work in cluster.running:
         yield work.value, "ServiceAccount", work.namespace, work.pod["serviceAccountName"]
         if "priorityClassName" in work.pod:
             yield work.value, "PriorityClass", None, work.pod["priorityClassName"]
         for volume in work.pod["volumes"]:
             if "configMap" in volume:
                 yield work.value, "ConfigMap", work.namespace, volume["configMap"]["name"]
+            if "persistentVolumeClaim" in volume:
+                claim = volume["persistentVolumeClaim"]["claimName"]
+                yield work.value, "PersistentVolumeClaim", work.namespace, claim
         strategy = work.spec["strategy"]
         for one in inside(strategy):
             for key in ("stableService", "canaryService", "activeService", "previewService"):
@@ -164,6 +168,10 @@ def _references(cluster: Cluster) -> Iterator[tuple[Json, str, str | None, str]]
                     yield work.value, "Service", work.namespace, one[key]
             if "templateName" in one:
                 yield work.value, "AnalysisTemplate", work.namespace, one["templateName"]
+    for binding in cluster.of("RoleBinding"):
+        yield binding, "Role", binding["metadata"]["namespace"], binding["roleRef"]["name"]
+        for subject in binding["subjects"]:
+            yield binding, subject["kind"], subject["namespace"], subject["name"]
     for scaler in cluster.of("ScaledObject", "HorizontalPodAutoscaler"):
         target = scaler["spec"]["scaleTargetRef"]
         yield scaler, target["kind"], scaler["metadata"]["namespace"], target["name"]
@@ -186,7 +194,7 @@ def test_everything_that_is_named_exists(cluster: Cluster) -> None:
 
 def test_nothing_is_left_that_nobody_uses(cluster: Cluster) -> None:
     used = {(kind, namespace, name) for _, kind, namespace, name in _references(cluster)}
-    for kind in ("ServiceAccount", "AnalysisTemplate"):
+    for kind in ("ServiceAccount", "AnalysisTemplate", "Role", "PersistentVolumeClaim"):
         for value in cluster.of(kind):
             meta = value["metadata"]
             assert (kind, meta["namespace"], meta["name"]) in used
@@ -212,7 +220,7 @@ def test_names_and_labels_are_what_kubernetes_takes(cluster: Cluster) -> None:
             assert LABEL_KEY.fullmatch(key), key
             assert isinstance(text, str)
         assert sum(len(key) + len(text) for key, text in meta["annotations"].items()) < 262144
-    for work in cluster.workloads:
+    for work in cluster.running:
         for container in work.containers:
             for port in container.get("ports", ()):
                 assert len(port["name"]) <= 15
@@ -276,6 +284,9 @@ WAVES = {
     "Namespace": -3,
     "PriorityClass": -3,
     "ServiceAccount": -2,
+    "Role": -2,
+    "RoleBinding": -1,
+    "PersistentVolumeClaim": -2,
     "NetworkPolicy": -2,
     "Service": 0,
     "HTTPRoute": 0,
@@ -315,15 +326,15 @@ def test_what_is_named_comes_before_what_names_it(cluster: Cluster) -> None:
         assert wave(found) < wave(value) or (wave(found) == wave(value) and kind == "Service")
 
 
-def test_namespaces_are_not_pruned_unasked(cluster: Cluster) -> None:
-    for value in cluster.of("Namespace"):
+def test_what_cannot_be_made_again_is_not_pruned_unasked(cluster: Cluster) -> None:
+    for value in cluster.of("Namespace", "PersistentVolumeClaim"):
         assert value["metadata"]["annotations"][names.SYNC_OPTIONS] == "Prune=confirm,Delete=confirm"
 
 
 def test_quantities_are_what_the_server_gives_back(cluster: Cluster) -> None:
     """Otherwise they would drift for ever: ``1024Mi`` comes back as ``1Gi``, ``0.5`` as ``500m``."""
     found = []
-    for work in cluster.workloads:
+    for work in cluster.running:
         for container in work.containers:
             for amounts in container["resources"].values():
                 found += amounts.values()

@@ -33,10 +33,11 @@ class Example:
     spec: dict[str, Any]
     watched: tuple[Watched, ...] = (RANKER,)
     monitoring: Monitoring = DEFAULT
+    looks: bool = True
 
     @property
     def groups(self) -> list[dict[str, Any]]:
-        return rule_groups(alert(**self.spec), self.watched, "prod", self.monitoring)
+        return rule_groups(alert(**self.spec), self.watched, "prod", self.monitoring, looks=self.looks)
 
 
 def alert(**spec: Any) -> Alert:
@@ -60,6 +61,7 @@ EXAMPLES = {
             "objectives": OBJECTIVES,
             "thresholds": THRESHOLDS,
             "absence": {"for": "10m"},
+            "patterns": {"slower": {"metric": "latency"}},
             "labels": {"channel": "search-oncall"},
             "runbook": "https://runbooks.shop.example/ranker",
             "summary": "Search ranks too slowly.",

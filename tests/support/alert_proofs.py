@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from modelway.lower import names
-from tests.support import promtool
-from tests.support.alert_scenarios import KINDS, Labels, Subject, watched_in
+from tests.support import alert_scenarios, detector_scenarios, promtool
+from tests.support.alert_scenarios import Labels, Subject, watched_in
 from tests.support.series import LOOKBACK, MINUTE, Scenario, counter, gauge, series, time
 
 Groups = list[dict[str, Any]]
+
+KINDS = {**alert_scenarios.KINDS, **detector_scenarios.KINDS}
 
 
 @dataclass(frozen=True)

@@ -422,7 +422,7 @@ def _gpu_memory(share: float | None) -> dict[str, float]:
 # Absence
 
 
-def _absence(subject: Subject) -> Proved:
+def absence(subject: Subject) -> Proved:
     wanted = matchers(subject.expr)
     namespace, job = wanted["namespace"][0], wanted["job"][0]
     every = max(1, subject.for_ // 20)
@@ -467,5 +467,5 @@ KINDS: dict[str, Callable[[Subject], Proved]] = {
     names.MEMORY_HIGH: _memory,
     names.GPU_UTILIZATION_HIGH: _gpu,
     names.GPU_MEMORY_HIGH: _gpu,
-    names.ABSENT: _absence,
+    names.ABSENT: absence,
 }

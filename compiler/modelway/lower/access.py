@@ -6,7 +6,7 @@ from modelway.lower import names
 from modelway.lower.objects import Json, KubeObject, metadata
 from modelway.lower.workload import Workload
 
-_DNS = {
+DNS = {
     "to": [
         {
             "namespaceSelector": {"matchLabels": {names.NAMESPACE_NAME: "kube-system"}},
@@ -48,34 +48,34 @@ def network_policy(workload: Workload) -> KubeObject:
 def _ingress(workload: Workload) -> list[Json]:
     protocols, place = workload.spec.serving.protocols, workload.place
     scrape = {
-        "from": [_namespace(place.monitoring.namespace)],
-        "ports": [_tcp(names.METRICS_PORT)],
+        "from": [in_namespace(place.monitoring.namespace)],
+        "ports": [tcp(names.METRICS_PORT)],
     }
     if workload.primary:
         callers: Json = {"podSelector": {"matchLabels": {names.NAME: workload.primary}}}
-        return [{"from": [callers], "ports": [_tcp(names.HTTP_PORT)]}, scrape]
+        return [{"from": [callers], "ports": [tcp(names.HTTP_PORT)]}, scrape]
     gateway = place.gateway if place.cluster and place.cluster.add_ons.gateway_api else None
-    ports = [_tcp(names.HTTP_PORT)] if protocols.rest else []
-    ports += [_tcp(names.GRPC_PORT)] if protocols.grpc else []
-    callers = _namespace(gateway.namespace) if gateway else {"namespaceSelector": {}}
+    ports = [tcp(names.HTTP_PORT)] if protocols.rest else []
+    ports += [tcp(names.GRPC_PORT)] if protocols.grpc else []
+    callers = in_namespace(gateway.namespace) if gateway else {"namespaceSelector": {}}
     return [{"from": [callers], "ports": ports}, scrape]
 
 
 def _egress(workload: Workload) -> list[Json]:
-    found = [_DNS]
+    found = [DNS]
     if workload.standby is not None:
         standby = {names.NAME: names.role(workload.name, names.STANDBY)}
-        found.append({"to": [{"podSelector": {"matchLabels": standby}}], "ports": [_tcp(names.HTTP_PORT)]})
+        found.append({"to": [{"podSelector": {"matchLabels": standby}}], "ports": [tcp(names.HTTP_PORT)]})
     if not workload.forms.image_volume:
         store = workload.place.artifact_store
         ranges = [{"ipBlock": {"cidr": cidr}} for cidr in store.cidrs]
-        found.append({"to": ranges, "ports": [_tcp(store.port)]})
+        found.append({"to": ranges, "ports": [tcp(store.port)]})
     return found
 
 
-def _namespace(name: str) -> Json:
+def in_namespace(name: str) -> Json:
     return {"namespaceSelector": {"matchLabels": {names.NAMESPACE_NAME: name}}}
 
 
-def _tcp(port: int) -> Json:
+def tcp(port: int) -> Json:
     return {"protocol": "TCP", "port": port}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from modelway.lower import slo
+from modelway.lower import patterns, slo
 from modelway.lower.thresholds import absence_rules, threshold_rules
 from modelway.lower.watched import Rule, Scope, Watched
 from modelway.spec.alert import Alert
@@ -15,9 +15,16 @@ __all__ = ["Watched", "rule_groups"]
 
 
 def rule_groups(
-    alert: Alert, watched: Sequence[Watched], environment: str, monitoring: Monitoring
+    alert: Alert,
+    watched: Sequence[Watched],
+    environment: str,
+    monitoring: Monitoring,
+    *,
+    looks: bool = False,
 ) -> list[dict[str, Any]]:
     """The rules of the alert, as plain values in a fixed order; none where it watches nothing.
+
+    ``looks``: a detector looks for the patterns, so that there are verdicts to be told of.
 
     Every alert has the labels namespace, model and slo, so that Alertmanager may inhibit by them: a label
     that is missing on both sides counts as equal and would mute what it should not.
@@ -33,7 +40,12 @@ def rule_groups(
     if objectives.latency is not None:
         rules = slo.objective_rules(scope, slo.latency(scope, objectives.latency))
         groups.append(_group(scope, "latency", rules, interval=slo.INTERVAL))
-    for name, rules in (("thresholds", threshold_rules(scope)), ("absence", absence_rules(scope))):
+    found = patterns.regression_rules(scope) if looks else []
+    for name, rules in (
+        ("thresholds", threshold_rules(scope)),
+        ("absence", absence_rules(scope)),
+        ("patterns", found),
+    ):
         if rules:
             groups.append(_group(scope, name, rules))
     return groups

@@ -9,6 +9,9 @@
 | weights in an image | imageVolumes and Kubernetes 1.36 | init container that fetches | MW403: a note |
 | PodMonitor, PrometheusRule | prometheusOperator | scrape annotations, rules in a ConfigMap | MW404: a note |
 | thresholds on GPUs | a watched model with one | no rule | MW410: a note |
+| patterns | detector | nothing looks for them | MW411: a note |
+| detector | an alert with patterns | none | MW412: a note |
+| the detector's gate | a canary with gates | nobody asks it | MW401, MW405 where those are lost |
 | HTTPRoute, GRPCRoute | gatewayAPI | Services alone | MW405: a warning if weights were asked |
 
 An environment without a cluster gets plain files, and nothing is said: nothing was lost.

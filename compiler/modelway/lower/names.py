@@ -24,6 +24,7 @@ COMPARE_OPTIONS = "argocd.argoproj.io/compare-options"
 # Sync waves: what others need comes first, and pruning goes the other way round.
 WAVE_NAMESPACE = "-3"
 WAVE_CONFIG = "-2"
+WAVE_BINDING = "-1"
 WAVE_NETWORK = "0"
 WAVE_RULES = "1"
 WAVE_STANDBY = "2"
@@ -41,6 +42,12 @@ MODELS_FOLDER = "/models"
 CANARY, STABLE, STANDBY, GRPC = "canary", "stable", "standby", "grpc"
 PLATFORM = "_platform"  # folder of what belongs to an environment, not to a team
 
+# The detector of an environment.
+DETECTOR = "detector"
+GATE_PORT = 8082
+SECRETS_FOLDER = "/run/secrets/modelway"
+MEMORY_FOLDER = "/var/lib/modelway"
+
 # Metrics of the runtime.
 REQUESTS = "inference_requests_total"
 DURATION = "inference_request_duration_seconds"
@@ -53,6 +60,9 @@ REJECTED = "inference_rejected_total"
 STANDBY_REQUESTS = "inference_standby_requests_total"
 CACHE_REQUESTS = "inference_cache_requests_total"
 MODEL_READY = "model_ready"
+VERDICTS = "modelway_detector_verdicts_total"
+LAST_SUCCESS = "modelway_detector_last_success_timestamp_seconds"
+MISSING_RATIO = "modelway_detector_missing_ratio"
 
 # Metrics of others.
 UP = "up"
@@ -82,6 +92,10 @@ GPU_UTILIZATION_HIGH = "ModelGpuUtilizationHigh"
 GPU_MEMORY_HIGH = "ModelGpuMemoryHigh"
 THROUGHPUT_LOW = "ModelThroughputLow"
 ABSENT = "ModelAbsent"
+REGRESSED = "ModelRegressed"
+DETECTOR_STALE = "DetectorStale"
+DETECTOR_ABSENT = "DetectorAbsent"
+DETECTOR_GAPS = "DetectorGaps"
 
 # Codes that the caller could not use: bad for availability (docs/contract.md).
 BAD_CODES = "5..|429"

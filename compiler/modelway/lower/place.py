@@ -8,6 +8,7 @@ from modelway.diagnostics import Diagnostic
 from modelway.emit import emit
 from modelway.lower import access, monitoring, names, routes, scaling, serving, settings
 from modelway.lower.alerts import Watched, rule_groups
+from modelway.lower.detector import detector
 from modelway.lower.forms import steps_down, steps_down_of_environment
 from modelway.lower.objects import KubeObject, Output, PlainFile, json_text, metadata
 from modelway.lower.platform import platform
@@ -15,15 +16,18 @@ from modelway.lower.rollout import rollout, templates
 from modelway.lower.workload import Workload, latency_bounds, workload
 from modelway.resolve import Deployed, Place, Resolved, deployed, watched_by
 from modelway.spec.alert import Alert
+from modelway.watching import NEVER, judged_patterns
 
 
 def lower(place: Place) -> Iterator[Output]:
     """Every object and file of the environment; the specs are known to be consistent."""
     yield from platform(place)
+    yield from detector(place)
     buckets = latency_bounds(place)
+    judged = judged_patterns(place)
     all_deployed = deployed(place)
     for one in all_deployed:
-        yield from _model(workload(one, place, buckets))
+        yield from _model(workload(one, place, buckets, judged))
     watched = _watched(place, all_deployed)
     for alert in place.alerts.values():
         yield from _alert(alert, place, watched)
@@ -82,7 +86,10 @@ def _alert(alert: Resolved[Alert], place: Place, watched: dict[str, list[Watched
         return
     environment = place.environment.spec.spec
     seen = [one for model in models for one in watched[model.key]]
-    groups = rule_groups(alert.spec, seen, place.name, environment.monitoring)
+    looks = environment.detector is not None and environment.detector.schedule != NEVER
+    groups = rule_groups(alert.spec, seen, place.name, environment.monitoring, looks=looks)
+    if not groups:
+        return
     meta = alert.spec.metadata
     folder, spec = f"{meta.team}/{meta.name}", f"Alert {meta.team}/{meta.name}"
     if environment.cluster is None:

@@ -9,6 +9,9 @@ from modelway.lower.objects import KubeObject, metadata
 from modelway.resolve import Place
 from modelway.spec.resource import Resource
 
+KEEP = {names.SYNC_OPTIONS: "Prune=confirm,Delete=confirm"}
+"""On what holds something that Git does not: Argo CD asks before it prunes or deletes it."""
+
 
 def platform(place: Place) -> Iterator[KubeObject]:
     """Nothing where there is no cluster."""
@@ -18,9 +21,7 @@ def platform(place: Place) -> Iterator[KubeObject]:
     teams = {model.spec.metadata.team for model in place.models.values()}
     teams |= {alert.spec.metadata.team for alert in place.alerts.values()}
     for team in sorted(teams):
-        yield _namespace(place, team, cluster.kubernetes)
-        spec = f"Environment {place.name}"
-        yield access.default_deny(team, place.name, _labels(place, team), spec)
+        yield from namespace(place, team, _labels(place, team), cluster.kubernetes)
     for resource in place.resources.values():
         if resource.spec.spec.priority:
             yield _priority_class(place, resource.spec)
@@ -35,20 +36,22 @@ def _labels(place: Place, team: str | None) -> dict[str, str]:
     return {**labels, names.TEAM: team} if team else labels
 
 
-def _namespace(place: Place, team: str, kubernetes: str) -> KubeObject:
-    """Pods must be restricted, as the pinned version of the standard says. To lose a namespace is to lose
-    all in it: Argo CD asks before it prunes or deletes one."""
-    labels = _labels(place, team)
+def namespace(place: Place, team: str, labels: dict[str, str], kubernetes: str) -> Iterator[KubeObject]:
+    """With the policy that lets nothing in or out by default.
+
+    Pods must be restricted, as the pinned version of the standard says. To lose a namespace is to lose
+    all in it: Argo CD asks before it prunes or deletes one.
+    """
+    guarded = dict(labels)
     for mode in ("enforce", "warn", "audit"):
-        labels[f"pod-security.kubernetes.io/{mode}"] = "restricted"
-        labels[f"pod-security.kubernetes.io/{mode}-version"] = f"v{kubernetes}"
+        guarded[f"pod-security.kubernetes.io/{mode}"] = "restricted"
+        guarded[f"pod-security.kubernetes.io/{mode}-version"] = f"v{kubernetes}"
     spec = f"Environment {place.name}"
     name = names.namespace(team, place.name)
-    keep = {names.SYNC_OPTIONS: "Prune=confirm,Delete=confirm"}
-    meta = metadata(name, None, labels, spec, names.WAVE_NAMESPACE, keep)
-    return KubeObject(
-        f"{names.PLATFORM}/{team}", {"apiVersion": "v1", "kind": "Namespace", "metadata": meta}, spec
-    )
+    meta = metadata(name, None, guarded, spec, names.WAVE_NAMESPACE, KEEP)
+    value = {"apiVersion": "v1", "kind": "Namespace", "metadata": meta}
+    yield KubeObject(f"{names.PLATFORM}/{team}", value, spec)
+    yield access.default_deny(team, place.name, labels, spec)
 
 
 def _priority_class(place: Place, resource: Resource) -> KubeObject:

@@ -19,6 +19,7 @@ from modelway.lower.serving import (
     workload_annotations,
 )
 from modelway.lower.workload import Workload
+from modelway.naming import DETECTOR_TEAM
 from modelway.spec.common import milliseconds
 
 INTERVAL_S = 60
@@ -28,8 +29,19 @@ FAILURES = 2
 INCONCLUSIVES = 3
 """A gate looks ten times, a minute apart, and opens after five good looks in a row; the third bad
 one closes it, the fourth without evidence pauses. COUNT >= FAILURES + SUCCESSES must hold."""
+SAME_VERDICTS = 2
+"""The detector's verdict is of all that it has seen, so two alike say what five looks at a rate do, and each
+way: the second success opens the gate, the second failure closes it. That it has seen too little is its usual
+answer at first: whatever is still open after COUNT looks pauses."""
+GATE_ERRORS = 360
+"""A detector that is away says nothing of the release, and too many errors abort it: an hour of them, at the
+ten seconds that Rollouts waits after each."""
+GATE_TIMEOUT_S = 10
+"""The detector answers within five seconds."""
 _HASH = "{{args.canary-hash}}"
+_STABLE_HASH = "{{args.stable-hash}}"
 _ARGS = [{"name": "canary-hash", "valueFrom": {"podTemplateHashValue": "Latest"}}]
+_BOTH_ARGS = [*_ARGS, {"name": "stable-hash", "valueFrom": {"podTemplateHashValue": "Stable"}}]
 
 
 def rollout(workload: Workload, settings_name: str) -> KubeObject:
@@ -62,6 +74,15 @@ def gate_name(workload: Workload) -> str:
     return f"{workload.name}-gate"
 
 
+def detector_name(workload: Workload) -> str:
+    return f"{workload.name}-{names.DETECTOR}"
+
+
+def asks_detector(workload: Workload) -> bool:
+    """Only of a canary: what a preview does without traffic proves nothing."""
+    return workload.forms.strategy == "canary" and gated(workload) and bool(workload.judged)
+
+
 def watch_name(workload: Workload) -> str:
     return f"{workload.name}-watch"
 
@@ -73,7 +94,10 @@ def _canary(workload: Workload) -> Json:
     beside it deadlocks an abort (argo-rollouts#4898).
     """
     steps: list[Json] = []
-    inline = {"analysis": {"templates": [{"templateName": gate_name(workload)}], "args": _ARGS}}
+    asked = [{"templateName": gate_name(workload)}]
+    if asks_detector(workload):
+        asked.append({"templateName": detector_name(workload)})
+    inline = {"analysis": {"templates": asked, "args": _BOTH_ARGS if len(asked) > 1 else _ARGS}}
     for step in workload.spec.rollout.steps:
         steps.append({"setWeight": step.weight})
         if milliseconds(step.pause):
@@ -143,7 +167,63 @@ def templates(workload: Workload) -> list[KubeObject]:
         # No count: it looks until the steps end. The first minutes of a canary have no rate yet.
         watch = {"initialDelay": "5m", "failureLimit": FAILURES, "inconclusiveLimit": COUNT}
         found.append(_template(workload, watch_name(workload), watch))
+    if asks_detector(workload):
+        found.append(_detector_template(workload))
     return found
+
+
+def _detector_template(workload: Workload) -> KubeObject:
+    """Asks the detector about the canary beside the stable pods (``docs/contract.md``, The gate).
+
+    Only the words success and failure decide; anything else, and an answer without ``outcome`` above all, is
+    no evidence. Argo knows no field that says when a release began: the detector sees it in the series.
+    """
+    detector = workload.place.detector
+    assert detector, "judged: there is a detector"
+    assert detector.gate, "judged: there is a gate"
+    environment = workload.environment.metadata.name
+    host = f"{names.DETECTOR}.{names.namespace(DETECTOR_TEAM, environment)}.svc"
+    metric = {
+        "name": names.DETECTOR,
+        "interval": f"{INTERVAL_S}s",
+        "count": COUNT,
+        "consecutiveSuccessLimit": SAME_VERDICTS,
+        "failureLimit": SAME_VERDICTS - 1,
+        "inconclusiveLimit": COUNT,
+        "consecutiveErrorLimit": GATE_ERRORS,
+        "successCondition": 'result == "success"',
+        "failureCondition": 'result == "failure"',
+        "provider": {
+            "web": {
+                "method": "POST",
+                "url": f"http://{host}:{names.GATE_PORT}/v1/gate",
+                "timeoutSeconds": GATE_TIMEOUT_S,
+                "headers": [
+                    {"key": "Authorization", "value": "Bearer {{args.token}}"},
+                    {"key": "Content-Type", "value": "application/json"},
+                ],
+                "jsonBody": {
+                    "environment": environment,
+                    "namespace": workload.namespace,
+                    "model": workload.model.metadata.name,
+                    "canary_hash": _HASH,
+                    "stable_hash": _STABLE_HASH,
+                    "metrics": list(workload.judged),
+                },
+                "jsonPath": "{$.outcome}",
+            }
+        },
+    }
+    secret = {"name": detector.gate.secret, "key": "token"}
+    args: list[Json] = [{"name": "canary-hash"}, {"name": "stable-hash"}]
+    args.append({"name": "token", "valueFrom": {"secretKeyRef": secret}})
+    value = {
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "AnalysisTemplate",
+        "metadata": workload.meta(detector_name(workload), names.WAVE_RULES),
+        "spec": {"args": args, "metrics": [metric]},
+    }
+    return KubeObject(workload.folder, value, workload.origin)
 
 
 def _template(workload: Workload, name: str, limits: Json) -> KubeObject:

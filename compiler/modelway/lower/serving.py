@@ -9,6 +9,7 @@ from modelway.lower.objects import Json, KubeObject
 from modelway.lower.settings import lineage_text, weights_file
 from modelway.lower.workload import Workload
 from modelway.spec.common import amount, canonical, canonical_amount, seconds
+from modelway.spec.environment import EnvironmentSpec
 from modelway.spec.model import Lineage
 
 PRE_STOP_S = 15
@@ -21,18 +22,23 @@ _USER = 65532  # "nonroot" of distroless images
 
 def pod_template(workload: Workload, settings_name: str) -> Json:
     """The pod template of a Rollout or Deployment; the same for both but for the spread's key."""
-    annotations: Json = {}
-    cluster = workload.place.cluster
-    if cluster is None or not cluster.add_ons.prometheus_operator:
-        annotations = {
-            "prometheus.io/scrape": "true",
-            "prometheus.io/port": str(names.METRICS_PORT),
-            "prometheus.io/path": "/metrics",
-        }
+    annotations = scraped(workload.place)
     meta: Json = {"labels": workload.labels}
     return {
         "metadata": {**meta, "annotations": annotations} if annotations else meta,
         "spec": _pod(workload, settings_name),
+    }
+
+
+def scraped(environment: EnvironmentSpec) -> Json:
+    """The annotations that a scrape goes by where there is no Prometheus operator."""
+    cluster = environment.cluster
+    if cluster is not None and cluster.add_ons.prometheus_operator:
+        return {}
+    return {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": str(names.METRICS_PORT),
+        "prometheus.io/path": "/metrics",
     }
 
 
@@ -42,13 +48,7 @@ def _pod(workload: Workload, settings_name: str) -> Json:
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,  # a namespace of many Services would fill the environment
         "terminationGracePeriodSeconds": PRE_STOP_S + seconds(workload.spec.serving.timeouts.drain) + 5,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": _USER,
-            "runAsGroup": _USER,
-            "fsGroup": _USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": RESTRICTED,
         "topologySpreadConstraints": [_spread(workload)],
         "containers": [_server(workload)],
         "volumes": _volumes(workload, settings_name),
@@ -80,11 +80,11 @@ def _spread(workload: Workload) -> Json:
 
 def _server(workload: Workload) -> Json:
     ports = [
-        _container_port("http", names.HTTP_PORT),
-        _container_port("metrics", names.METRICS_PORT),
+        container_port("http", names.HTTP_PORT),
+        container_port("metrics", names.METRICS_PORT),
     ]
     if workload.spec.serving.protocols.grpc:
-        ports.insert(1, _container_port("grpc", names.GRPC_PORT))
+        ports.insert(1, container_port("grpc", names.GRPC_PORT))
     startup = seconds(workload.spec.serving.timeouts.startup)
     return {
         "name": names.CONTAINER,
@@ -101,29 +101,38 @@ def _server(workload: Workload) -> Json:
         "readinessProbe": {**_probe("ready"), "periodSeconds": 5, "failureThreshold": 2},
         "livenessProbe": {**_probe("live"), "periodSeconds": 10, "failureThreshold": 6},
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_S}}},
-        "securityContext": _CONFINED,
+        "securityContext": CONFINED,
         "volumeMounts": [
             {"name": "settings", "mountPath": names.SETTINGS_FOLDER, "readOnly": True},
             _model_mount(workload),
-            {"name": "tmp", "mountPath": "/tmp"},
+            TMP_MOUNT,
         ],
     }
 
 
-def _container_port(name: str, port: int) -> Json:
+def container_port(name: str, port: int) -> Json:
     """The protocol is a key of the list in server-side apply, so it is never left to a default."""
     return {"name": name, "containerPort": port, "protocol": "TCP"}
 
 
+RESTRICTED = {
+    "runAsNonRoot": True,
+    "runAsUser": _USER,
+    "runAsGroup": _USER,
+    "fsGroup": _USER,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
 # The root file system is read-only; what libraries cache goes to the volume at /tmp.
+HOME = [{"name": "HOME", "value": "/tmp"}]
+TMP_MOUNT = {"name": "tmp", "mountPath": "/tmp"}
 _CACHES = [
-    {"name": "HOME", "value": "/tmp"},
+    *HOME,
     {"name": "XDG_CACHE_HOME", "value": "/tmp/cache"},
     {"name": "HF_HOME", "value": "/tmp/cache/huggingface"},
     {"name": "TORCHINDUCTOR_CACHE_DIR", "value": "/tmp/cache/torchinductor"},
     {"name": "TRITON_CACHE_DIR", "value": "/tmp/cache/triton"},
 ]
-_CONFINED = {
+CONFINED = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
@@ -179,15 +188,15 @@ def _fetch(workload: Workload) -> Json:
         "name": "fetch",
         "image": _image(workload),
         "args": [*args, "--name", literal(weights_file(artifact)), "--to", names.MODELS_FOLDER],
-        "env": _CACHES[:1],
+        "env": HOME,
         "resources": {
             "requests": {"cpu": "500m", "memory": "512Mi", "ephemeral-storage": room},
             "limits": {"memory": "512Mi", "ephemeral-storage": room},
         },
-        "securityContext": _CONFINED,
+        "securityContext": CONFINED,
         "volumeMounts": [
             {"name": "model", "mountPath": names.MODELS_FOLDER},
-            {"name": "tmp", "mountPath": "/tmp"},
+            TMP_MOUNT,
         ],
     }
 

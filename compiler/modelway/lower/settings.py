@@ -141,6 +141,7 @@ def _standby(workload: Workload, *, local: bool) -> Json | None:
         "model": workload.standby.metadata.name,
         "trip_after": standby.trip_after,
         "probation_s": seconds(standby.probation),
+        "active": standby.active,
     }
 
 

@@ -42,6 +42,7 @@ class Scope:
     ) -> None:
         spec = alert.spec
         self.name = alert.metadata.name
+        self.environment = environment
         self.spec: AlertSpec = spec
         self.watched = sorted(watched, key=lambda one: (one.namespace, one.model, one.job))
         self.monitoring = monitoring

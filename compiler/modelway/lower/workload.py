@@ -35,6 +35,8 @@ class Workload:
     """Name of the deployment that this one is the standby of."""
     labels: dict[str, str]
     """On each of its objects and pods."""
+    judged: tuple[str, ...]
+    """Names of the patterns that its gates ask the detector about."""
 
     @property
     def spec(self) -> ModelSpec:
@@ -77,7 +79,12 @@ class Workload:
         return metadata(name, self.namespace, self.labels, self.origin, wave, annotations)
 
 
-def workload(one: Deployed, place: Place, buckets: Mapping[str, tuple[int, ...]]) -> Workload:
+def workload(
+    one: Deployed,
+    place: Place,
+    buckets: Mapping[str, tuple[int, ...]],
+    judged: Mapping[str, tuple[str, ...]],
+) -> Workload:
     """The deployment in its environment; its resource is known to exist."""
     model = one.model.spec
     resource = place.resources[model.spec.serving.resource].spec
@@ -106,6 +113,7 @@ def workload(one: Deployed, place: Place, buckets: Mapping[str, tuple[int, ...]]
             names.TEAM: model.metadata.team,
             names.ENVIRONMENT: place.name,
         },
+        judged=judged.get(one.model.key, ()) if one.primary is None else (),
     )
 
 

@@ -10,6 +10,7 @@ from modelway.spec.common import (
     Duration,
     LabelKey,
     LabelValue,
+    Name,
     PositiveDuration,
     Reference,
     RoutingLabel,
@@ -103,6 +104,49 @@ class Absence(Value, frozen=True, kw_only=True):
     severity: Annotated[Severity, doc("Severity.", "warning")] = "critical"
 
 
+class Pattern(Value, frozen=True, kw_only=True):
+    """A change that the detector looks for, whatever the value was before."""
+
+    metric: Annotated[
+        Literal[
+            "latency", "queueTime", "computeTime", "throughput", "errorRatio", "memory", "gpuMemory",
+            "gpuUtilization", "outputValue",
+        ],
+        doc("What is judged.", "latency"),
+    ]  # fmt: skip
+    quantile: Annotated[
+        Ratio | None, doc("The quantile of a time (latency, queueTime, computeTime); 0.99 if left out.", 0.9)
+    ] = None
+    worse: Annotated[
+        Literal["up", "down", "both"] | None,
+        doc(
+            "Which way is worse; when left out, down for throughput, both for outputValue, up for all else.",
+            "both",
+        ),
+    ] = None
+    minimum_effect: Annotated[
+        Annotated[float, msgspec.Meta(gt=0, le=100)] | None,
+        doc(
+            "Smallest change that matters, as a share of the value before; when left out, 0.2 for errorRatio "
+            "and outputValue, 0.05 for all else.",
+            0.1,
+        ),
+    ] = None
+    window: Annotated[PositiveDuration, doc("Time after a release that is judged.", "30m")] = "1h"
+    sensitivity: Annotated[
+        Literal["normal", "low"], doc("How strict comments are; a gate is always low.", "low")
+    ] = "normal"
+
+
+class Response(Value, frozen=True, kw_only=True):
+    """What follows when a pattern finds that a release made the model worse."""
+
+    notify: Annotated[bool, doc("The verdict is published, and an alert fires.", False)] = True
+    restart: Annotated[bool, doc("The model's pods are restarted, once for a release.", True)] = False
+    failover: Annotated[bool, doc("A pull request that lets the standby answer.", True)] = False
+    rollback: Annotated[bool, doc("A pull request that takes the release back.", True)] = False
+
+
 class AlertSpec(Value, frozen=True, kw_only=True):
     """What to watch, and whom to tell."""
 
@@ -119,7 +163,15 @@ class AlertSpec(Value, frozen=True, kw_only=True):
     ] = 0.05
     thresholds: Annotated[Thresholds, doc("Fixed limits.", {"latency": {"above": "400ms"}})] = Thresholds()
     absence: Annotated[Absence | None, doc("Alert when no server is seen.", {"for": "5m"})] = None
-    severity: Annotated[Severity, doc("Severity of thresholds.", "critical")] = "warning"
+    patterns: Annotated[
+        dict[Name, Pattern],
+        msgspec.Meta(max_length=32),
+        doc("Changes that the environment's detector looks for, by name.", {"slower": {"metric": "latency"}}),
+    ] = {}
+    response: Annotated[
+        Response, doc("What follows when a pattern finds a regression.", {"rollback": True})
+    ] = Response()
+    severity: Annotated[Severity, doc("Severity of thresholds and patterns.", "critical")] = "warning"
     labels: Annotated[
         dict[RoutingLabel, LabelValue],
         doc("Labels of the alerts, for routing.", {"channel": "search-oncall"}),

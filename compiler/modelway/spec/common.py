@@ -124,6 +124,23 @@ Uri = Annotated[
         title="a URI without user, password or query",
     ),
 ]
+Image = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[a-z0-9][-a-z0-9.]*(:[0-9]+)?(/[a-z0-9._-]+)+(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?$",
+        max_length=512,
+        title="an image such as registry.example/modelway/runtime@sha256:…",
+    ),
+]
+_PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+HttpUrl = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=rf"^https?://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:{_PORT})?(/[A-Za-z0-9._~-]+)*/?$",
+        max_length=2048,
+        title="an http(s) URL",
+    ),
+]
 Text = Annotated[str, msgspec.Meta(max_length=1024, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f]*$", title="a text")]
 
 

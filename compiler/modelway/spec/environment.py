@@ -8,6 +8,8 @@ import msgspec
 
 from modelway.spec.common import (
     Bytes,
+    HttpUrl,
+    Image,
     LabelValue,
     Name,
     PositiveDuration,
@@ -16,23 +18,9 @@ from modelway.spec.common import (
     Value,
     doc,
 )
+from modelway.spec.detector import Detector
 
 KubernetesVersion = Literal["1.33", "1.34", "1.35", "1.36", "1.37"]
-Image = Annotated[
-    str,
-    msgspec.Meta(
-        pattern=r"^[a-z0-9][-a-z0-9.]*(:[0-9]+)?(/[a-z0-9._-]+)+(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?$",
-        max_length=512,
-        title="an image such as registry.example/modelway/runtime@sha256:…",
-    ),
-]
-_PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
-HttpUrl = Annotated[
-    str,
-    msgspec.Meta(
-        pattern=rf"^https?://[A-Za-z0-9.-]+(:{_PORT})?(/[A-Za-z0-9._~/-]*)?$", title="an http(s) URL"
-    ),
-]
 Domain = Annotated[
     str,
     msgspec.Meta(
@@ -186,6 +174,13 @@ class EnvironmentSpec(Value, frozen=True, kw_only=True):
     artifact_store: Annotated[
         ArtifactStore, doc("Where init containers fetch weights.", {"cidrs": ["10.20.0.0/16"]})
     ] = ArtifactStore()
+    detector: Annotated[
+        Detector | None,
+        doc(
+            "The detector of change points; none when left out.",
+            {"schedule": "*/5 * * * *", "publish": {"repository": "shop/models"}},
+        ),
+    ] = None
     require_digests: Annotated[
         bool, doc("Refuse images and weights that are not pinned by digest.", False)
     ] = True

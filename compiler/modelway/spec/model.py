@@ -221,6 +221,10 @@ class Standby(Value, frozen=True, kw_only=True):
     probation: Annotated[PositiveDuration, doc("How long until the first model is tried again.", "60s")] = (
         "30s"
     )
+    active: Annotated[
+        bool,
+        doc("It answers every request: a failover that stays until this is false again.", True),
+    ] = False
 
 
 class Serving(Value, frozen=True, kw_only=True):

@@ -178,6 +178,8 @@ class InferenceService:
             if servable is None:
                 raise InferenceError(503, f"model {shown(request.model)} is not ready", retry_after_s=1)
             return await self._own(servable, request, call)
+        if standby.settings.active:
+            return await self._from_standby(standby, request, call, "active")
         if servable is None:
             return await self._from_standby(standby, request, call, "not_loaded")
         if not standby.breaker.allows():

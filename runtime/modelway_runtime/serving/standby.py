@@ -2,6 +2,7 @@
 
 Requests are forwarded over HTTP in the protocol's binary form. A breaker spares the own model (and the
 callers' time) after ``trip_after`` failures in a row; after ``probation_s`` one request tries it again.
+A standby that the settings call ``active`` answers every request, until the settings say otherwise.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from modelway_runtime.serving.values import Call, InferenceRequest, InferenceRes
 from modelway_runtime.settings import Standby
 
 clock = time.monotonic
-Why: TypeAlias = Literal["not_loaded", "failed", "timeout", "tripped"]
+Why: TypeAlias = Literal["not_loaded", "failed", "timeout", "tripped", "active"]
 
 FORWARDED = "modelway-forwarded"
 """The header that marks a forwarded request: it is not forwarded again."""

@@ -97,6 +97,7 @@ def standby_settings(weights: Path, port: int, **changes: Any) -> dict[str, Any]
             "model": "ranker-lite",
             "trip_after": 3,
             "probation_s": 0.5,
+            "active": False,
             **changes,
         },
     )
@@ -140,6 +141,29 @@ def test_another_server_answers_in_place_of_the_own_model(tmp_path: Path) -> Non
         answer = infer(first, BAD, **{"modelway-forwarded": "1"})
         assert answer.status == 500
         assert count("inference_standby_requests_total", model="ranker") == 4
+
+
+def test_an_active_standby_answers_every_request(tmp_path: Path) -> None:
+    with pair(tmp_path, active=True, probation_s=0) as (first, second):
+        for body in (GOOD, BAD, GOOD):
+            assert infer(first, body).headers["modelway-served-by"] == "ranker-lite"
+        count = first.metric
+        assert count("inference_standby_requests_total", model="ranker", reason="active") == 3
+        assert count("inference_standby_requests_total", model="ranker") == 3
+        assert count("inference_requests_total", model="ranker", code="200") == 3
+        assert second.metric("inference_requests_total", model="ranker-lite", code="200") == 3
+
+        # What was forwarded already is the own model's to answer, or two servers would send it to and fro.
+        answer = infer(first, GOOD, **{"modelway-forwarded": "1"})
+        assert (answer.status, "modelway-served-by" in answer.headers) == (200, False)
+
+
+def test_an_active_standby_answers_for_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
+    with pair(tmp_path, active=True) as (_, second):
+        settings = standby_settings(tmp_path / "nowhere.onnx", second.http_port, active=True)
+        with serving.serving_settings(settings) as server:
+            assert infer(server, GOOD).headers["modelway-served-by"] == "ranker-lite"
+            assert server.metric("inference_standby_requests_total", model="ranker", reason="active") == 1
 
 
 def test_a_standby_that_is_away_is_said(tmp_path: Path) -> None:
