@@ -1,0 +1,37 @@
+"""Where series come from: the interface of a history, whatever it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from modelway_runtime.detection.evidence import Measured, Series
+from modelway_runtime.detection.settings import Watched
+from modelway_runtime.detection.verdict import Rollout
+
+STEP_S = 60.0
+"""Seconds from one sample to the next, in every series that the detector reads."""
+
+
+class HistoryFailed(Exception):
+    """The history could not be read; the text says what was asked, what came back and what to do."""
+
+
+class History(Protocol):
+    """Series of one environment. ``start`` and ``end`` are Unix seconds; samples lie in [start, end)."""
+
+    def release(
+        self, watched: Watched, patterns: Sequence[str], start: float, end: float
+    ) -> tuple[Series, tuple[Measured, ...]]:
+        """The load (requests a second), and a series for each pattern, of all versions together."""
+        ...
+
+    def canary(
+        self, watched: Watched, patterns: Sequence[str], start: float, end: float, canary: str, stable: str
+    ) -> tuple[Series, Series, tuple[Measured, ...]]:
+        """The loads of canary and stable pods, and both series for each pattern; by pod template hash."""
+        ...
+
+    def rollouts(self, start: float, end: float) -> tuple[Rollout, ...]:
+        """What started to run within the time, of all models of the environment; the earliest first."""
+        ...
