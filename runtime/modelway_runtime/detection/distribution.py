@@ -1,0 +1,101 @@
+"""Whether a model answers differently: the distribution of its output values, from a histogram over time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from modelway_runtime.detection.evidence import Array, Buckets
+from modelway_runtime.detection.numerics import scale, tail_share, tail_value
+
+_BIN = 5
+_FEWEST = 60
+_SWAPS = 1999
+_SEED = 20_260_101
+"""Of the swaps: the same evidence must give the same verdict."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """``effect`` is the population stability index; ``p`` is that of the Kolmogorov-Smirnov distance, whose
+    null is empirical (a histogram's observations are not independent); ``null`` holds the indices of it."""
+
+    effect: float
+    p: float
+    null: Array
+
+    @property
+    def deviation(self) -> float:
+        """Robust standard deviation of the index by chance."""
+        return scale(self.null)
+
+    def threshold(self, share: float) -> float:
+        """The index whose p is ``share``."""
+        return tail_value(share, self.null)
+
+
+def stability_index(expected: Array, actual: Array) -> Array:
+    """Population stability index of histograms along the last axis: sum of (a - e) log(a / e) over shares.
+
+    Half an observation is added to each bucket. 0.1 is often called a small change, 0.25 a large one
+    (Siddiqi, Credit Risk Scorecards, 2006).
+    """
+    e = (expected + 0.5) / (expected + 0.5).sum(axis=-1, keepdims=True)
+    a = (actual + 0.5) / (actual + 0.5).sum(axis=-1, keepdims=True)
+    return np.asarray(((a - e) * np.log(a / e)).sum(axis=-1))
+
+
+def distance(one: Array, other: Array) -> Array:
+    """Kolmogorov-Smirnov distance of histograms along the last axis; 0 where one is empty."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        a = np.cumsum(one, axis=-1) / one.sum(axis=-1, keepdims=True)
+        b = np.cumsum(other, axis=-1) / other.sum(axis=-1, keepdims=True)
+    return np.asarray(np.nan_to_num(np.abs(a - b).max(axis=-1)))
+
+
+def placebo(buckets: Buckets, before: float, start: float, end: float) -> Shift | None:
+    """The window [start, end) against [before, start), with the same at all earlier moments as the null.
+    Times are Unix seconds. None where there is too little."""
+    step = buckets.step
+    first = round((start - buckets.start) / step)
+    low = first % _BIN
+    high = low + (round((end - buckets.start) / step) - low) // _BIN * _BIN
+    if high <= first or first <= low:
+        return None
+    counts = np.nan_to_num(buckets.counts[low:high]).reshape(-1, _BIN, buckets.counts.shape[1]).sum(axis=1)
+    at, width, back = (first - low) // _BIN, (high - first) // _BIN, round((start - before) / step / _BIN)
+    sums = np.concatenate([np.zeros((1, counts.shape[1])), np.cumsum(counts, axis=0)])
+    moments = np.arange(back, len(counts) - width + 1)
+    if at not in moments:
+        return None
+    earlier, later = sums[moments] - sums[moments - back], sums[moments + width] - sums[moments]
+    enough = (earlier.sum(axis=1) > 0) & (later.sum(axis=1) > 0)
+    null = enough & (moments <= at - width)
+    now = moments == at
+    if null.sum() < _FEWEST or not enough[now][0]:
+        return None
+    distances, indices = distance(earlier, later), stability_index(earlier, later)
+    p = tail_share(float(distances[now][0]), distances[null])
+    return Shift(float(indices[now][0]), p, indices[null])
+
+
+def paired(stable: Buckets, canary: Buckets, first: int, last: int) -> Shift | None:
+    """Canary against stable over the samples [first, last): minutes of both are swapped at random for the
+    null, so that what both vary by cancels."""
+    s, c = np.nan_to_num(stable.counts[first:last]), np.nan_to_num(canary.counts[first:last])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share_s, share_c = s / s.sum(axis=1, keepdims=True), c / c.sum(axis=1, keepdims=True)
+    both = np.isfinite(share_s).all(axis=1) & np.isfinite(share_c).all(axis=1)
+    share_s, share_c = share_s[both], share_c[both]
+    if len(share_s) < 8:
+        return None
+    signs = np.random.default_rng(_SEED).integers(0, 2, (_SWAPS, len(share_s)))
+    mean, half = (share_s + share_c) / 2, (share_c - share_s) / 2
+    turned = (2.0 * signs - 1.0) @ half
+    distances = distance(mean.sum(axis=0) - turned, mean.sum(axis=0) + turned)
+    seen = float(distance(share_s.sum(axis=0), share_c.sum(axis=0)))
+    p = float((np.count_nonzero(distances >= seen - 1e-12) + 1) / (_SWAPS + 1))
+    per_minute = (s[both].sum() + c[both].sum()) / 2 / len(share_s)
+    null = stability_index((mean.sum(axis=0) - turned) * per_minute, (mean.sum(axis=0) + turned) * per_minute)
+    return Shift(float(stability_index(s[both].sum(axis=0), c[both].sum(axis=0))), p, null)

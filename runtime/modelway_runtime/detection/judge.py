@@ -1,0 +1,194 @@
+"""From evidence to a verdict: the tests of all metrics, and which of their findings count."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from modelway_runtime import __version__
+from modelway_runtime.detection import canary, plots, release, rolling
+from modelway_runtime.detection.evidence import Evidence, Measured
+from modelway_runtime.detection.finding import Finding, Span
+from modelway_runtime.detection.judgement import Judgement
+from modelway_runtime.detection.metric_verdicts import metric_verdict
+from modelway_runtime.detection.numerics import false_discoveries
+from modelway_runtime.detection.settings import Sensitivity
+from modelway_runtime.detection.verdict import (
+    OUTCOMES,
+    Comparison,
+    MetricVerdict,
+    Reason,
+    Rollout,
+    State,
+    Verdict,
+    moment,
+)
+
+SHARES: dict[Comparison, dict[Sensitivity, float]] = {
+    "release": {"normal": 0.005, "low": 0.001},
+    "canary": {"normal": 0.01, "low": 0.01},
+    "watch": {"normal": 0.0003, "low": 0.0001},
+}
+"""Share of false discoveries that a verdict may hold. Earlier moments of the same series are less like the
+next one than like each other, so that releases are flagged about twice as often as this says."""
+_WEIGHT_OF_REASONS: tuple[Reason, ...] = (
+    "no_data", "too_many_gaps", "load_outside_history", "history_too_short",
+)  # fmt: skip
+
+
+def judge(evidence: Evidence) -> Judgement:
+    """The same evidence gives the same judgement."""
+    share = SHARES[evidence.comparison][evidence.sensitivity]
+    findings = _findings(evidence)
+    counted = discoveries(findings, share)
+    found = tuple(
+        metric_verdict(finding, counts, share, _tests(findings))
+        for finding, counts in zip(findings, counted, strict=True)
+    )
+    return Judgement(_verdict(evidence, findings, found), plots.plots(evidence, findings, found, share))
+
+
+def discoveries(findings: Sequence[Finding], share: float) -> list[bool]:
+    """Which findings count as a change: those that the false discovery rate of the whole verdict lets
+    through (with weights; Genovese, Roeder and Wasserman, Biometrika 93, 2006), that matter and last."""
+    sized = [index for index, finding in enumerate(findings) if finding.size is not None]
+    shares = np.array([_share(findings[index]) for index in sized], np.float64)
+    passed = dict(zip(sized, false_discoveries(shares, share), strict=True))
+    return [bool(passed.get(index)) and _matters(finding) for index, finding in enumerate(findings)]
+
+
+def _share(finding: Finding) -> float:
+    assert finding.size is not None
+    return min(finding.size.p / finding.weight, 1.0)
+
+
+def _matters(finding: Finding) -> bool:
+    """A level in relative terms; a spread by its factor, whichever way."""
+    assert finding.size is not None
+    effect = finding.size.effect
+    size = finding.relative(abs(effect)) if finding.test == "spread" else abs(finding.relative(effect))
+    return finding.lasts and size >= finding.minimum
+
+
+def _tests(findings: Sequence[Finding]) -> int:
+    return max(sum(finding.size is not None for finding in findings), 1)
+
+
+def _findings(evidence: Evidence) -> list[Finding]:
+    if evidence.comparison == "watch":
+        return [
+            rolling.latest(one, evidence.load, evidence.now, _earlier(evidence, evidence.now))
+            for one in evidence.measured
+        ]
+    start = evidence.started_at
+    assert start is not None, "a release and a canary have a rollout"
+    test = _canary if evidence.comparison == "canary" else _release
+    return [finding for one in evidence.measured for finding in test(evidence, one, start)]
+
+
+def _release(evidence: Evidence, one: Measured, start: float) -> Sequence[Finding]:
+    end = start + one.pattern.window_s
+    if evidence.now < end:
+        span = Span(one.series.start, start - release.BEFORE_S, start, evidence.now)
+        form = release.form_of(one)
+        context = release.context_of(one.series, evidence.load, span, form)
+        ready = release.prepared(one, evidence.load, start, evidence.now, _earlier(evidence, start))
+        return [Finding(one, "level", form, context, pending=True, shown=release.shown(ready))]
+    ready = release.prepared(one, evidence.load, start, end, _earlier(evidence, start))
+    return release.findings(ready, evidence.load, start, end)
+
+
+def _canary(evidence: Evidence, one: Measured, start: float) -> Sequence[Finding]:
+    assert evidence.stable_load is not None
+    found = canary.findings(one, evidence.load, evidence.stable_load, start, evidence.now)
+    if evidence.now < start + canary.SHORTEST_S:
+        first = found[0]
+        return [Finding(one, "level", first.form, first.context, pending=True)]
+    return found
+
+
+def _earlier(evidence: Evidence, before: float) -> list[float]:
+    """Starts of this model's earlier releases."""
+    return sorted(
+        other.started_at.timestamp()
+        for other in evidence.other_rollouts
+        if (other.namespace, other.model) == (evidence.namespace, evidence.model)
+        and other.started_at.timestamp() < before
+    )
+
+
+def _verdict(evidence: Evidence, findings: Sequence[Finding], found: Sequence[MetricVerdict]) -> Verdict:
+    state, reason = _state(found)
+    pending = [finding for finding in findings if finding.pending]
+    decided = max((_decided_at(evidence, finding) for finding in pending), default=evidence.now)
+    return Verdict(
+        id=identity(evidence),
+        environment=evidence.environment,
+        team=evidence.team,
+        namespace=evidence.namespace,
+        model=evidence.model,
+        comparison=evidence.comparison,
+        state=state,
+        outcome=OUTCOMES[state],
+        reason=reason if reason is not None else msgspec.UNSET,
+        decided_at=moment(decided) if state == "pending" else msgspec.UNSET,
+        severity=evidence.severity,
+        sensitivity=evidence.sensitivity,
+        judged_at=moment(evidence.now),
+        detector_version=__version__,
+        series_digest=evidence.digest,
+        rollout=evidence.rollout,
+        commit=None,
+        pull_request=None,
+        other_rollouts=_others(evidence, findings),
+        metrics=tuple(found),
+    )
+
+
+def _decided_at(evidence: Evidence, finding: Finding) -> float:
+    wait = canary.SHORTEST_S if evidence.comparison == "canary" else finding.measured.pattern.window_s
+    return (evidence.started_at or evidence.now) + wait
+
+
+def _state(found: Sequence[MetricVerdict]) -> tuple[State, Reason | None]:
+    """The worst that is known. What could not be decided is not good: it is no success."""
+    states = {metric.state for metric in found}
+    for state in ("regressed", "pending"):
+        if state in states:
+            return ("regressed" if state == "regressed" else "pending"), None
+    reasons = {metric.reason for metric in found if metric.state == "inconclusive"}
+    for reason in _WEIGHT_OF_REASONS:
+        if reason in reasons:
+            return "inconclusive", reason
+    return ("improved" if "improved" in states else "unchanged"), None
+
+
+def _others(evidence: Evidence, findings: Sequence[Finding]) -> tuple[Rollout, ...]:
+    """Rollouts within the windows that were compared."""
+    low = min(finding.context.span.before for finding in findings)
+    high = max(finding.context.span.end for finding in findings)
+    return tuple(
+        other
+        for other in evidence.other_rollouts
+        if low <= other.started_at.timestamp() < high and other != evidence.rollout
+    )
+
+
+def identity(evidence: Evidence) -> str:
+    """Names the verdict; the same for all looks at one rollout."""
+    who = f"{evidence.environment}-{evidence.team}-{evidence.model}"
+    rollout = evidence.rollout
+    if rollout is None:
+        what = f"watch-{int(evidence.now)}"
+    else:
+        version = rollout.hash or re.sub(r"[^a-z0-9]+", "-", rollout.version.lower()).strip("-")
+        kind = "canary-" if evidence.comparison == "canary" else ""
+        what = f"{kind}{version}-{int(rollout.started_at.timestamp())}"
+    whole = f"{who}-{what}"
+    if len(whole) <= 128:
+        return whole
+    return f"{whole[:111]}-{hashlib.sha256(whole.encode()).hexdigest()[:16]}"

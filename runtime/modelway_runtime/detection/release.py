@@ -1,0 +1,247 @@
+"""A release against the time before it: placebo tests of the level, the spread and the distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import stats
+
+from modelway_runtime.detection import distribution, placebo, prepare
+from modelway_runtime.detection.evidence import Array, Index, Mask, Measured, Series
+from modelway_runtime.detection.finding import Context, Finding, Shown, Span
+from modelway_runtime.detection.numerics import scale
+from modelway_runtime.detection.placebo import BEFORE, Contrast
+from modelway_runtime.detection.prepare import BIN, Adjusted, Bins, Form
+from modelway_runtime.detection.verdict import Counts, Reason, Test
+
+BEFORE_S = BEFORE * BIN * 60.0
+"""Seconds before a release that it is compared with: four hours."""
+LASTS: dict[Test, float] = {"level": 0.6, "spread": 0.4}
+"""Share of the effect that the second half of the window must still have."""
+_WEIGHTS: dict[Test, float] = {"level": 1.2, "spread": 0.8}
+_OUTSIDE = 0.17
+"""Share of the bins after a release whose load may lie outside what the history has seen: one of six."""
+_FEWEST_KNOWN = 0.5
+_LONG_S = 9 * 86400.0
+"""A history that is long enough; with less, what is not clear is inconclusive."""
+_SPREAD_CLIP = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A metric's bins until the end of the window, and what time of day and load leave of them."""
+
+    measured: Measured
+    form: Form
+    bins: Bins
+    level: Adjusted
+    past: Mask
+    usable: Mask
+    blocks: Index
+    unit: float
+
+
+def form_of(measured: Measured) -> Form:
+    """Output values may be negative and have no log."""
+    if measured.pattern.metric == "error_ratio":
+        return "share"
+    known = measured.series.values[np.isfinite(measured.series.values)]
+    return "linear" if measured.pattern.metric == "output_value" and np.any(known <= 0) else "log"
+
+
+def prepared(
+    measured: Measured, load: Series, start: float, end: float, earlier: Sequence[float]
+) -> Prepared:
+    """``start`` and ``end`` of the window after the release and ``earlier`` releases, in Unix seconds."""
+    series = measured.series
+    first, last = series.index(start), series.index(end)
+    form = form_of(measured)
+    past_values = series.values[:first]
+    unit = (
+        float(np.nanmedian(np.abs(past_values)))
+        if form == "linear" and np.isfinite(past_values).any()
+        else 1.0
+    )
+    unit = unit or 1.0
+    bins = prepare.binned(series.times[:last], series.values[:last] / unit, load.values[:last], first, form)
+    past = np.arange(len(bins.level)) < bins.first
+    blocks = _blocks(bins.times, earlier)
+    level = prepare.adjust(bins.level, bins.times, _load_of(measured, bins), past, blocks)
+    return Prepared(measured, form, bins, level, past, _usable(bins, earlier), blocks, unit)
+
+
+def _load_of(measured: Measured, bins: Bins) -> Array | None:
+    """The throughput is the load, and is not explained by itself."""
+    return None if measured.pattern.metric == "throughput" else bins.load
+
+
+def _blocks(times: Array, earlier: Sequence[float]) -> Index:
+    """Days, cut at earlier releases: the level may differ from one to the next."""
+    if not len(times):
+        return np.zeros(0, np.int64)
+    day = ((times - times[0]) // 86400).astype(np.int64)
+    since = np.searchsorted(np.sort(np.asarray(earlier, np.float64)), times, side="right")
+    changed = np.concatenate([[False], (np.diff(day) != 0) | (np.diff(since) != 0)])
+    return np.asarray(np.cumsum(changed), np.int64)
+
+
+def _usable(bins: Bins, earlier: Sequence[float]) -> Mask:
+    """Moments whose windows hold no earlier release: they are no placebo."""
+    usable = np.ones(len(bins.level), bool)
+    width = len(bins.level) - bins.first
+    for release in earlier:
+        at = int(np.searchsorted(bins.times, release))
+        usable[max(at - width, 0) : at + BEFORE] = False
+    return usable
+
+
+def findings(
+    one: Prepared, load: Series, start: float, end: float, only_level: bool = False
+) -> tuple[Finding, ...]:
+    """The tests of one metric over a window that is over: of the level, then of spread and distribution."""
+    span = Span(one.measured.series.start, start - BEFORE_S, start, end)
+    context = context_of(one.measured.series, load, span, one.form)
+    reason = _reason(one, context)
+    if reason:
+        return (Finding(one.measured, "level", one.form, context, reason=reason, shown=shown(one)),)
+    level = placebo.contrast(one.level.rest, _or_zeros(one.bins.load), one.bins.first, one.usable)
+    if level is None:
+        reason = "history_too_short"
+        return (Finding(one.measured, "level", one.form, context, reason=reason, shown=shown(one)),)
+    if one.form == "share":
+        level = _not_beyond_counts(level, one, load)
+    found = [_finding(one, "level", context, level)]
+    if only_level:
+        return tuple(found)
+    if one.form != "share":
+        spread = _spread(one)
+        found += [_finding(one, "spread", context, spread)] if spread else []
+    if one.measured.buckets is not None:
+        shift = distribution.placebo(one.measured.buckets, start - BEFORE_S, start, end)
+        found += [Finding(one.measured, "distribution", one.form, context, shift)] if shift else []
+    return tuple(found)
+
+
+def _finding(one: Prepared, test: Test, context: Context, contrast: Contrast) -> Finding:
+    weight = _WEIGHTS[test] if one.form != "share" else 1.0
+    picture = shown(one) if test == "level" else None
+    if _unclear(one, contrast, test):
+        return Finding(one.measured, test, one.form, context, reason="history_too_short", shown=picture)
+    lasts = contrast.persists(LASTS[test])
+    return Finding(one.measured, test, one.form, context, contrast, lasts=lasts, weight=weight, shown=picture)
+
+
+def shown(one: Prepared) -> Shown:
+    """A day before the release and the window after it, by bins. What is expected is time of day and load at
+    the level of the four hours before."""
+    bins = one.bins
+    rest = one.level.rest[max(bins.first - BEFORE, 0) : bins.first]
+    known = rest[np.isfinite(rest)]
+    level = float(np.median(known)) if len(known) else 0.0
+    at = slice(max(bins.first - prepare.BINS_A_DAY, 0), None)
+    values, expected = bins.level[at], one.level.expected[at] + level
+    if one.form == "linear":
+        return Shown(bins.times[at], values * one.unit, expected * one.unit)
+    return Shown(bins.times[at], np.exp(values), np.exp(expected))
+
+
+def _unclear(one: Prepared, contrast: Contrast, test: Test) -> bool:
+    """With a short history a clear change is said; that there is none only where one would have been seen."""
+    history = (
+        one.bins.times[one.bins.first] - one.bins.times[0] if one.bins.first < len(one.bins.times) else 0.0
+    )
+    if history >= _LONG_S or contrast.p < 0.005:
+        return False
+    visible = contrast.threshold(0.005) + 0.84 * contrast.deviation
+    enough = 0.5 if test == "spread" else max(0.2, 2 * one.measured.pattern.minimum_effect)
+    return visible > float(np.log1p(enough))
+
+
+def _reason(one: Prepared, context: Context) -> Reason | None:
+    after = np.isfinite(one.bins.level[one.bins.first :])
+    before = np.isfinite(one.bins.level[max(one.bins.first - BEFORE, 0) : one.bins.first])
+    if not context.counts.after or not context.counts.before + context.counts.history:
+        return "no_data"
+    if one.bins.first < BEFORE + placebo.FEWEST:
+        return "history_too_short"
+    if len(after) < 2 or after.mean() < _FEWEST_KNOWN or before.mean() < _FEWEST_KNOWN:
+        return "too_many_gaps"
+    outside = prepare.load_outside(one.bins.load, one.past, ~one.past)
+    if one.measured.pattern.metric != "throughput" and outside > _OUTSIDE:
+        return "load_outside_history"
+    return None
+
+
+def _spread(one: Prepared) -> Contrast | None:
+    """Noise within bins falls with the root of the load: one power of its log is enough."""
+    past = one.bins.spread[one.past]
+    known = past[np.isfinite(past)]
+    if not len(known) or scale(known) == 0:
+        return None
+    reach = _SPREAD_CLIP * scale(known)
+    clipped = np.clip(one.bins.spread, np.median(known) - reach, np.median(known) + reach)
+    load = _load_of(one.measured, one.bins)
+    rest = prepare.adjust(clipped, one.bins.times, load, one.past, one.blocks, powers=1).rest
+    return placebo.contrast(rest, _or_zeros(one.bins.load), one.bins.first, one.usable)
+
+
+def _or_zeros(load: Array) -> Array:
+    return load if np.isfinite(load).any() else np.zeros(len(load))
+
+
+def _not_beyond_counts(contrast: Contrast, one: Prepared, load: Series) -> Contrast:
+    """Few failures are few whatever the past looked like: p is at least that of the counts before and after,
+    the exact binomial test of two Poisson rates (Przyborowski and Wilenski, Biometrika 31, 1940)."""
+    series, width = one.measured.series, len(one.bins.level) - one.bins.first
+    first = series.index(float(one.bins.times[one.bins.first]))
+    requests = 60 * np.where(np.isfinite(series.values), load.values[: len(series.values)], np.nan)
+    failed = series.values * requests
+    before = slice(max(first - BEFORE * BIN, 0), first)
+    after = slice(first, first + width * BIN)
+    failed_after, failed_before = (
+        round(float(np.nansum(failed[after]))),
+        round(float(np.nansum(failed[before]))),
+    )
+    many_after, many_before = float(np.nansum(requests[after])), float(np.nansum(requests[before]))
+    if failed_after + failed_before == 0 or many_after + many_before <= 0:
+        p = 1.0
+    else:
+        share = many_after / (many_after + many_before)
+        p = float(stats.binomtest(failed_after, failed_after + failed_before, share).pvalue)
+    return replace(contrast, p=max(p, contrast.p))
+
+
+def context_of(series: Series, load: Series, span: Span, form: Form) -> Context:
+    """Medians (for shares of requests: pooled), counts of minutes, and the change of load."""
+    first, start, end = series.index(span.before), series.index(span.start), series.index(span.end)
+    known = np.isfinite(series.values)
+    history = int(known[:first].sum()) if span.history is not None else 0
+    counts = Counts(history=history, before=int(known[first:start].sum()), after=int(known[start:end].sum()))
+    expected = (end if span.history is not None else end - first) or 1
+    seen = counts.history + counts.before + counts.after
+    before = typical(series.values[first:start], load.values[first:start], form)
+    after = typical(series.values[start:end], load.values[start:end], form)
+    change = load_change(load.values[first:start], load.values[start:end])
+    return Context(before, after, span, counts, min(max(1.0 - seen / expected, 0.0), 1.0), change)
+
+
+def typical(values: Array, load: Array, form: Form) -> float | None:
+    """The median, or the share of all requests; None without a value."""
+    known = np.isfinite(values)
+    if not known.any():
+        return None
+    if form == "share":
+        weight = np.where(known & np.isfinite(load), load, 0.0)
+        if weight.sum() > 0:
+            return float((np.where(known, values, 0.0) * weight).sum() / weight.sum())
+    return float(np.median(values[known]))
+
+
+def load_change(before: Array, after: Array) -> float | None:
+    """Relative change of the mean load; None where it is not known or was zero."""
+    known_before, known_after = before[np.isfinite(before)], after[np.isfinite(after)]
+    if not len(known_before) or not len(known_after) or known_before.mean() <= 0:
+        return None
+    return float(known_after.mean() / known_before.mean() - 1)

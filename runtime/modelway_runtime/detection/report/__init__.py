@@ -1,0 +1,1 @@
+"""A verdict for people: as a page, a comment, a few lines of a terminal, and a picture."""
