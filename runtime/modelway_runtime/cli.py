@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from modelway_runtime import __version__, logs
+from modelway_runtime.detection.commands import COMMANDS
 from modelway_runtime.settings import (
     ApiKeyAuth,
     Audit,
@@ -38,7 +39,11 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="modelway-runtime")
 def main() -> None:
-    """Serve models over the Open Inference Protocol (REST and gRPC)."""
+    """Serve models over the Open Inference Protocol (REST and gRPC), and detect what a release changed."""
+
+
+for _command in COMMANDS:
+    main.add_command(_command)
 
 
 @main.command()

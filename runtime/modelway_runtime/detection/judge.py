@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -43,13 +44,21 @@ _WEIGHT_OF_REASONS: tuple[Reason, ...] = (
 def judge(evidence: Evidence) -> Judgement:
     """The same evidence gives the same judgement."""
     share = SHARES[evidence.comparison][evidence.sensitivity]
-    findings = _findings(evidence)
+    findings = [_weighed(evidence, finding) for finding in _findings(evidence)]
     counted = discoveries(findings, share)
     found = tuple(
         metric_verdict(finding, counts, share, _tests(findings))
         for finding, counts in zip(findings, counted, strict=True)
     )
     return Judgement(_verdict(evidence, findings, found), plots.plots(evidence, findings, found, share))
+
+
+def _weighed(evidence: Evidence, finding: Finding) -> Finding:
+    """A pattern of low sensitivity gets a smaller part of the share than the verdict's others."""
+    shares = SHARES[evidence.comparison]
+    if finding.measured.pattern.sensitivity == evidence.sensitivity or evidence.sensitivity == "low":
+        return finding
+    return replace(finding, weight=finding.weight * shares["low"] / shares["normal"])
 
 
 def discoveries(findings: Sequence[Finding], share: float) -> list[bool]:
@@ -122,7 +131,7 @@ def _earlier(evidence: Evidence, before: float) -> list[float]:
 
 
 def _verdict(evidence: Evidence, findings: Sequence[Finding], found: Sequence[MetricVerdict]) -> Verdict:
-    state, reason = _state(found)
+    state, reason = _state(_measured(found))
     pending = [finding for finding in findings if finding.pending]
     decided = max((_decided_at(evidence, finding) for finding in pending), default=evidence.now)
     return Verdict(
@@ -154,6 +163,12 @@ def _decided_at(evidence: Evidence, finding: Finding) -> float:
     return (evidence.started_at or evidence.now) + wait
 
 
+def _measured(found: Sequence[MetricVerdict]) -> Sequence[MetricVerdict]:
+    """Without metrics that nobody ever measured, such as the GPU's of a model without one; all, if all are."""
+    seen = [one for one in found if one.counts.history + one.counts.before + one.counts.after]
+    return seen or found
+
+
 def _state(found: Sequence[MetricVerdict]) -> tuple[State, Reason | None]:
     """The worst that is known. What could not be decided is not good: it is no success."""
     states = {metric.state for metric in found}
@@ -178,15 +193,21 @@ def _others(evidence: Evidence, findings: Sequence[Finding]) -> tuple[Rollout, .
     )
 
 
+def _asked(evidence: Evidence) -> str:
+    """Gates may ask about different metrics of one canary."""
+    names = ",".join(one.name for one in evidence.measured)
+    return hashlib.sha256(names.encode()).hexdigest()[:6]
+
+
 def identity(evidence: Evidence) -> str:
-    """Names the verdict; the same for all looks at one rollout."""
+    """Names the verdict; the same for all looks at one rollout, and for a canary at the same metrics."""
     who = f"{evidence.environment}-{evidence.team}-{evidence.model}"
     rollout = evidence.rollout
     if rollout is None:
         what = f"watch-{int(evidence.now)}"
     else:
         version = rollout.hash or re.sub(r"[^a-z0-9]+", "-", rollout.version.lower()).strip("-")
-        kind = "canary-" if evidence.comparison == "canary" else ""
+        kind = f"canary-{_asked(evidence)}-" if evidence.comparison == "canary" else ""
         what = f"{kind}{version}-{int(rollout.started_at.timestamp())}"
     whole = f"{who}-{what}"
     if len(whole) <= 128:

@@ -261,6 +261,7 @@ def _listener(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(2048)  # before the port is announced; uvicorn's own backlog
     except OSError as error:
         listener.close()
         raise NotServed(f"port {port} of {host} cannot be opened: {error.strerror}") from None

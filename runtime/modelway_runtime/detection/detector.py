@@ -1,0 +1,214 @@
+"""Looks: from a history and a time to a judgement, and from a verdict to what caused the change."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from modelway_runtime.detection import cause
+from modelway_runtime.detection.evidence import Evidence
+from modelway_runtime.detection.forge import Forge
+from modelway_runtime.detection.history import STEP_S, History
+from modelway_runtime.detection.judge import judge
+from modelway_runtime.detection.judgement import Judgement
+from modelway_runtime.detection.settings import ArgoCd, Publish, Sensitivity, Watched
+from modelway_runtime.detection.verdict import Rollout, Verdict, moment
+
+UNKNOWN_VERSION = "unknown"
+"""Of a release that no series shows."""
+_RECENT_S = 2 * 86400.0
+_LONGEST_CANARY_S = 86400.0
+"""A canary that was paused for days is judged by its last one."""
+
+
+class NothingSeen(Exception):
+    """There is nothing to judge yet; the text says what is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was seen, and what it means."""
+
+    evidence: Evidence
+    judgement: Judgement
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.judgement.verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Detector:
+    """One environment. Times are Unix seconds; a look reads whole minutes. All looks raise HistoryFailed."""
+
+    environment: str
+    history: History
+    history_s: float
+
+    def rollouts(self, now: float) -> tuple[Rollout, ...]:
+        """Of all models, as far back as the history goes; the earliest first."""
+        end = _floor(now)
+        return self.history.rollouts(end - self.history_s, end)
+
+    def look_at_release(
+        self, watched: Watched, rollout: Rollout, now: float, others: Sequence[Rollout] | None = None
+    ) -> Look:
+        """After a release against before it, by all patterns, up to the end of the longest window.
+
+        ``others`` are all rollouts that are known, this one may be among them; without it they are read.
+        """
+        started = rollout.started_at.timestamp()
+        end = min(_floor(now), _ceil(started + longest_window(watched)))
+        start = _floor(started) - self.history_s
+        known = self.history.rollouts(start, end) if others is None else others
+        names = tuple(watched.patterns)
+        load, measured = self.history.release(watched, names, start, end)
+        return _judged(
+            Evidence(
+                environment=self.environment,
+                team=watched.team,
+                namespace=watched.namespace,
+                model=watched.model,
+                severity=watched.severity,
+                comparison="release",
+                sensitivity=_sensitivity(watched, names),
+                now=end,
+                rollout=rollout,
+                other_rollouts=tuple(one for one in known if one != rollout and _before(one, end)),
+                load=load,
+                measured=measured,
+            )
+        )
+
+    def look_at_canary(
+        self,
+        watched: Watched,
+        canary: str,
+        stable: str,
+        now: float,
+        started_at: float | None = None,
+        patterns: Sequence[str] = (),
+    ) -> Look:
+        """The canary's pods against the stable ones since the canary's start, as strict as a gate.
+
+        ``started_at`` None: the first sample of its pods. No ``patterns``: all. Raises NothingSeen, too.
+        """
+        end = _floor(now)
+        known = self.history.rollouts(end - _RECENT_S, end)
+        if started_at is None and _of_pods(known, watched, canary) is None:
+            known = self.rollouts(now)
+        rollout = _of_pods(known, watched, canary)
+        if started_at is None and rollout is None:
+            raise NothingSeen("the canary's pods have no sample yet")
+        rollout = Rollout(
+            namespace=watched.namespace,
+            model=watched.model,
+            version=rollout.version if rollout else UNKNOWN_VERSION,
+            hash=canary,
+            previous_hash=stable,
+            started_at=moment(started_at) if started_at is not None else rollout.started_at,  # type: ignore[union-attr]
+        )
+        started = rollout.started_at.timestamp()
+        start = max(_floor(started), end - _LONGEST_CANARY_S)
+        if start >= end:
+            raise NothingSeen("the canary has run for less than a minute")
+        names = tuple(patterns) or tuple(watched.patterns)
+        load, stable_load, measured = self.history.canary(watched, names, start, end, canary, stable)
+        return _judged(
+            Evidence(
+                environment=self.environment,
+                team=watched.team,
+                namespace=watched.namespace,
+                model=watched.model,
+                severity=watched.severity,
+                comparison="canary",
+                sensitivity="low",
+                now=end,
+                rollout=rollout,
+                other_rollouts=tuple(one for one in known if not _is_of(one, watched, canary)),
+                load=load,
+                stable_load=stable_load,
+                measured=measured,
+            )
+        )
+
+    def look_at_now(self, watched: Watched, now: float, others: Sequence[Rollout] | None = None) -> Look:
+        """Now against before, no release being known."""
+        end = _floor(now)
+        known = self.rollouts(now) if others is None else others
+        names = tuple(watched.patterns)
+        load, measured = self.history.release(watched, names, end - self.history_s, end)
+        return _judged(
+            Evidence(
+                environment=self.environment,
+                team=watched.team,
+                namespace=watched.namespace,
+                model=watched.model,
+                severity=watched.severity,
+                comparison="watch",
+                sensitivity=_sensitivity(watched, names),
+                now=end,
+                rollout=None,
+                other_rollouts=tuple(one for one in known if _before(one, end)),
+                load=load,
+                measured=measured,
+            )
+        )
+
+
+def with_cause(verdict: Verdict, forge: Forge, publish: Publish, argocd: ArgoCd | None) -> Verdict:
+    """The verdict with the commit and the pull request of its rollout. Raises ForgeFailed."""
+    if verdict.rollout is None:
+        return verdict
+    commit, pull = cause.find(
+        forge, publish, argocd, verdict.rollout, verdict.environment, verdict.team, verdict.model
+    )
+    return msgspec.structs.replace(verdict, commit=commit, pull_request=pull)
+
+
+def longest_window(watched: Watched) -> float:
+    """Seconds after a release until all patterns are decided."""
+    return max(pattern.window_s for pattern in watched.patterns.values())
+
+
+def decided_at(watched: Watched, rollout: Rollout) -> float:
+    """When a release is decided: no later look finds more."""
+    return _ceil(rollout.started_at.timestamp() + longest_window(watched))
+
+
+def of_model(rollouts: Sequence[Rollout], watched: Watched) -> list[Rollout]:
+    """Those of one model, in their order."""
+    return [one for one in rollouts if (one.namespace, one.model) == (watched.namespace, watched.model)]
+
+
+def _judged(evidence: Evidence) -> Look:
+    return Look(evidence, judge(evidence))
+
+
+def _sensitivity(watched: Watched, names: Sequence[str]) -> Sensitivity:
+    """A verdict has one strictness: low where no pattern wants more."""
+    return "normal" if any(watched.patterns[name].sensitivity == "normal" for name in names) else "low"
+
+
+def _before(rollout: Rollout, end: float) -> bool:
+    return rollout.started_at.timestamp() < end
+
+
+def _is_of(rollout: Rollout, watched: Watched, pod_hash: str) -> bool:
+    return (rollout.namespace, rollout.model, rollout.hash) == (watched.namespace, watched.model, pod_hash)
+
+
+def _of_pods(rollouts: Sequence[Rollout], watched: Watched, pod_hash: str) -> Rollout | None:
+    """The newest of these pods."""
+    return next((one for one in reversed(rollouts) if _is_of(one, watched, pod_hash)), None)
+
+
+def _floor(time: float) -> float:
+    return math.floor(time / STEP_S) * STEP_S
+
+
+def _ceil(time: float) -> float:
+    return math.ceil(time / STEP_S) * STEP_S
