@@ -41,4 +41,4 @@ generated: $(STAMP) ## Make anew all that is made: schemas, generated/, the refe
 	$(BIN)/python docs/make_reference.py
 
 clean: ## Remove the virtual environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,4 +1,4 @@
-"""The change-point detector: from series of a served model to a verdict on the pull request that changed it."""
+"""The change-point detector: from a model's metrics to a verdict on the pull request that changed them."""
 
 import os
 

@@ -58,11 +58,14 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What a person looks at: times (Unix seconds), values, and what the history lets expect then."""
+    """What a person looks at: times (Unix seconds), values, what the history lets expect then, and between
+    which bounds 99 of 100 single values lie."""
 
     times: Array
     values: Array
     expected: Array
+    low: Array
+    high: Array
 
 
 @dataclass(frozen=True, slots=True)

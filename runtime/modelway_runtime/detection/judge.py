@@ -50,7 +50,7 @@ def judge(evidence: Evidence) -> Judgement:
         metric_verdict(finding, counts, share, _tests(findings))
         for finding, counts in zip(findings, counted, strict=True)
     )
-    return Judgement(_verdict(evidence, findings, found), plots.plots(evidence, findings, found, share))
+    return Judgement(_verdict(evidence, findings, found), plots.plots(evidence, findings, found))
 
 
 def _weighed(evidence: Evidence, finding: Finding) -> Finding:
@@ -131,7 +131,7 @@ def _earlier(evidence: Evidence, before: float) -> list[float]:
 
 
 def _verdict(evidence: Evidence, findings: Sequence[Finding], found: Sequence[MetricVerdict]) -> Verdict:
-    state, reason = _state(_measured(found))
+    state, reason = _state(_telling(evidence, found))
     pending = [finding for finding in findings if finding.pending]
     decided = max((_decided_at(evidence, finding) for finding in pending), default=evidence.now)
     return Verdict(
@@ -163,10 +163,15 @@ def _decided_at(evidence: Evidence, finding: Finding) -> float:
     return (evidence.started_at or evidence.now) + wait
 
 
-def _measured(found: Sequence[MetricVerdict]) -> Sequence[MetricVerdict]:
-    """Without metrics that nobody ever measured, such as the GPU's of a model without one; all, if all are."""
-    seen = [one for one in found if one.counts.history + one.counts.before + one.counts.after]
-    return seen or found
+def _telling(evidence: Evidence, found: Sequence[MetricVerdict]) -> Sequence[MetricVerdict]:
+    """Without what can say nothing: metrics that nobody ever measured, such as the GPU's of a model without
+    one, and a canary's throughput. All, if all are such."""
+
+    def tells(one: MetricVerdict) -> bool:
+        ever = one.counts.history + one.counts.before + one.counts.after > 0
+        return ever and not (evidence.comparison == "canary" and one.metric == "throughput")
+
+    return [one for one in found if tells(one)] or found
 
 
 def _state(found: Sequence[MetricVerdict]) -> tuple[State, Reason | None]:

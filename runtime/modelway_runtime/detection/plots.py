@@ -1,4 +1,4 @@
-"""The series around a release as a person looks at them: measured, expected, and the band of the null."""
+"""The series around a release as a person looks at them: measured, expected, and the usual range."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ import numpy as np
 from modelway_runtime.detection.evidence import Array, Evidence
 from modelway_runtime.detection.finding import Finding, Shown
 from modelway_runtime.detection.judgement import Plot
+from modelway_runtime.detection.numerics import scale
 from modelway_runtime.detection.verdict import UNITS, MetricVerdict
 
 _SHOWN_CANARY_S = 2 * 3600.0
+_REACH = 2.58
+"""Standard deviations that hold 99 of 100 normal values."""
 
 
 def plots(
-    evidence: Evidence, findings: Sequence[Finding], found: Sequence[MetricVerdict], share: float
+    evidence: Evidence, findings: Sequence[Finding], found: Sequence[MetricVerdict]
 ) -> tuple[Plot, ...]:
     """One for each metric's level."""
     return tuple(
-        _plot(evidence, finding, metric, share)
+        _plot(evidence, finding, metric)
         for finding, metric in zip(findings, found, strict=True)
         if finding.test == "level"
     )
 
 
-def _plot(evidence: Evidence, finding: Finding, metric: MetricVerdict, share: float) -> Plot:
+def _plot(evidence: Evidence, finding: Finding, metric: MetricVerdict) -> Plot:
     span = finding.context.span
     stable: Array | None = None
     if evidence.comparison == "canary":
@@ -33,14 +36,7 @@ def _plot(evidence: Evidence, finding: Finding, metric: MetricVerdict, share: fl
     else:
         assert finding.shown is not None
         shown = finding.shown
-    times, expected = shown.times, shown.expected
-    reach = finding.size.threshold(min(share * finding.weight, 0.1)) if finding.size else np.nan
-    unit = np.nanmedian(np.abs(expected)) if len(expected) and np.isfinite(expected).any() else np.nan
-    low, high = (
-        (expected * np.exp(-reach), expected * np.exp(reach))
-        if finding.logarithmic
-        else (expected - reach * unit, expected + reach * unit)
-    )
+    times = shown.times
     begin, end = (float(times[0]), span.end) if len(times) else (span.before, span.end)
     others = tuple(
         other.started_at.timestamp()
@@ -52,9 +48,9 @@ def _plot(evidence: Evidence, finding: Finding, metric: MetricVerdict, share: fl
         unit=UNITS[finding.measured.pattern.metric],
         times=times,
         values=shown.values,
-        expected=expected,
-        low=low,
-        high=high,
+        expected=shown.expected,
+        low=shown.low,
+        high=shown.high,
         stable=stable,
         change_points=tuple(at.timestamp() for at in metric.change_points),
         released_at=evidence.started_at,
@@ -68,4 +64,13 @@ def _live(finding: Finding) -> tuple[Shown, Array]:
     assert one.stable is not None
     first, last = one.series.index(span.start - _SHOWN_CANARY_S), one.series.index(span.end)
     stable = one.stable.values[first:last]
-    return Shown(one.series.times[first:last], one.series.values[first:last], stable), stable
+    canary = one.series.values[first:last]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        away = np.log(canary) - np.log(stable) if finding.logarithmic else canary - stable
+    reach = _REACH * scale(away)
+    low, high = (
+        (stable * np.exp(-reach), stable * np.exp(reach))
+        if finding.logarithmic
+        else (stable - reach, stable + reach)
+    )
+    return Shown(one.series.times[first:last], canary, stable, low, high), stable

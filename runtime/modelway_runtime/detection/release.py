@@ -11,7 +11,7 @@ from scipy import stats
 from modelway_runtime.detection import distribution, placebo, prepare
 from modelway_runtime.detection.evidence import Array, Index, Mask, Measured, Series
 from modelway_runtime.detection.finding import Context, Finding, Shown, Span
-from modelway_runtime.detection.numerics import scale
+from modelway_runtime.detection.numerics import means_before, scale
 from modelway_runtime.detection.placebo import BEFORE, Contrast
 from modelway_runtime.detection.prepare import BIN, Adjusted, Bins, Form
 from modelway_runtime.detection.verdict import Counts, Reason, Test
@@ -115,9 +115,9 @@ def findings(
     found = [_finding(one, "level", context, level)]
     if only_level:
         return tuple(found)
-    if one.form != "share":
-        spread = _spread(one)
-        found += [_finding(one, "spread", context, spread)] if spread else []
+    spread = _spread(one) if one.form != "share" else None
+    if spread is not None and not _unclear(one, spread, "spread"):
+        found.append(_finding(one, "spread", context, spread))
     if one.measured.buckets is not None:
         shift = distribution.placebo(one.measured.buckets, start - BEFORE_S, start, end)
         found += [Finding(one.measured, "distribution", one.form, context, shift)] if shift else []
@@ -127,7 +127,7 @@ def findings(
 def _finding(one: Prepared, test: Test, context: Context, contrast: Contrast) -> Finding:
     weight = _WEIGHTS[test] if one.form != "share" else 1.0
     picture = shown(one) if test == "level" else None
-    if _unclear(one, contrast, test):
+    if test == "level" and _unclear(one, contrast, test):
         return Finding(one.measured, test, one.form, context, reason="history_too_short", shown=picture)
     lasts = contrast.persists(LASTS[test])
     return Finding(one.measured, test, one.form, context, contrast, lasts=lasts, weight=weight, shown=picture)
@@ -142,9 +142,11 @@ def shown(one: Prepared) -> Shown:
     level = float(np.median(known)) if len(known) else 0.0
     at = slice(max(bins.first - prepare.BINS_A_DAY, 0), None)
     values, expected = bins.level[at], one.level.expected[at] + level
-    if one.form == "linear":
-        return Shown(bins.times[at], values * one.unit, expected * one.unit)
-    return Shown(bins.times[at], np.exp(values), np.exp(expected))
+    before = one.level.rest[: bins.first]
+    away = np.abs(before - means_before(before, BEFORE)[:-1])
+    reach = float(np.quantile(away[np.isfinite(away)], 0.99)) if np.isfinite(away).any() else np.nan
+    rows = np.stack([values, expected, expected - reach, expected + reach])
+    return Shown(bins.times[at], *(rows * one.unit if one.form == "linear" else np.exp(rows)))
 
 
 def _unclear(one: Prepared, contrast: Contrast, test: Test) -> bool:

@@ -250,21 +250,30 @@ def difference(verdict: Verdict, metric: MetricVerdict, quote: Quote) -> str:
         return ""
     before, after = value(metric.before, metric.unit), value(metric.after, metric.unit)
     size = f" ({effect(metric)})" if metric.effect else ""
+    of = what(metric, quote)
+    if metric.test != "level":  # the levels say nothing of it
+        return f"{of} {_verb(metric)}{size}"
     if verdict.comparison == "canary":
-        return f"{what(metric, quote)} is {after} against {before} in the stable version{size}"
-    verb = "stayed at"
-    if before != after:
-        verb = f"{_verb(metric)} from {before} to"
-    return f"{what(metric, quote)} {verb} {after}{size}"
+        return f"{of} is {after} against {before} in the stable version{size}"
+    if before == after:
+        return f"{of} stayed at {after}{size}"
+    if _rises(metric) != (metric.after > metric.before):
+        return f"{of} is at {after}, {_verb(metric)} for the time of day and load{size}"
+    return f"{of} {_verb(metric)} from {before} to {after}{size}"
+
+
+def _rises(metric: MetricVerdict) -> bool:
+    """By the effect, out of which time of day and load are taken; by the values where it is unknown."""
+    if metric.effect is not None and metric.effect.relative:
+        return metric.effect.relative > 0
+    return (metric.after or 0.0) > (metric.before or 0.0)
 
 
 def _verb(metric: MetricVerdict) -> str:
-    assert metric.before is not None
-    assert metric.after is not None
     if metric.test == "distribution":
         return "moved"
     rose, fell = ("rose", "fell") if metric.test == "level" else ("grew", "shrank")
-    return rose if metric.after > metric.before else fell
+    return rose if _rises(metric) else fell
 
 
 def headline(verdict: Verdict, quote: Quote) -> str:
