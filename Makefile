@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-demo: $(STAMP) ## Compile the reference shop, serve a model, and look at what comes out
+demo: $(STAMP) ## Compile the shop, serve a model, slow it down, and read the verdict
 	@$(BIN)/python docs/demo.py
 
 test: $(STAMP) ## All tests

@@ -1,4 +1,4 @@
-"""``make demo``: compile the reference shop and look at what comes out. No cluster, GPU or account."""
+"""``make demo``: compile the reference shop, serve a model, detect a slow one. No cluster, GPU or account."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+import detect_demo
 import serve_demo
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,7 +47,10 @@ def main() -> None:
         print("  up to date" if code == 0 else f"  (exit code {code})")
 
     heading("6. modelway-runtime serve: a model, a request, its metrics")
-    serve_demo.main()
+    images, trained = serve_demo.main()
+
+    heading("7. modelway-runtime detect: a slower version is found, and what its pull request is told")
+    detect_demo.main(images, *trained)
     sys.exit(code)
 
 

@@ -23,7 +23,8 @@ SHOWN = ("inference_requests_total", "inference_output_class_total", "model_read
 Trained = tuple[np.ndarray, np.ndarray]
 
 
-def main() -> None:
+def main() -> tuple[np.ndarray, Trained]:
+    """Pictures, and what was learned from them."""
     from sklearn.datasets import load_digits
 
     images, digits = load_digits(return_X_y=True)
@@ -37,6 +38,7 @@ def main() -> None:
         print("\n$ modelway-runtime " + " ".join(part if part != folder else "DIR" for part in command))
         with server(command) as ports:
             show(ports, images[1400:], digits[1400:])
+    return images, (weights, bias)
 
 
 def train(images: np.ndarray, digits: np.ndarray) -> Trained:
