@@ -19,7 +19,7 @@ SEVERITIES: tuple[Severity, ...] = ("critical", "warning", "info")
 """The worst first."""
 NEVER = "never"
 
-_SHORTEST = "5m"  # a step of the history that the detector reads
+_SHORTEST = "10m"  # two bins of the detector: a first and a second half
 _HISTORY = "9d"  # with less a verdict is mostly inconclusive: the same hour of a week ago is missing
 
 

@@ -332,7 +332,7 @@ CASES: dict[str, tuple[dict[str, str], list[Told]]] = {
     "a-short-window-of-a-pattern": (
         change("alert", "spec:\n", "spec:\n  patterns: {a: {metric: memory, window: 4m}}\n"),
         [
-            ("MW210", "4m", "shorter than 5m"),
+            ("MW210", "4m", "shorter than 10m"),
             *(("MW411", "patterns", f'"{place}" has no detector') for place in ("local", "prod")),
         ],
     ),

@@ -7,6 +7,7 @@ import numpy as np
 from modelway_runtime.detection import distribution, paired
 from modelway_runtime.detection.evidence import Measured, Series
 from modelway_runtime.detection.finding import Context, Finding, Span
+from modelway_runtime.detection.history import STEP_S
 from modelway_runtime.detection.release import form_of, load_change, typical
 from modelway_runtime.detection.verdict import Counts, Test
 
@@ -24,6 +25,10 @@ def findings(
     first, last = one.series.index(start), one.series.index(end)
     canary, stable = one.series.values[first:last], one.stable.values[first:last]
     loads = load.values[first:last], stable_load.values[first:last]
+    if one.pattern.quantile is not None:
+        # The tail of a minute must hold a request in both: a quantile of fewer is lower for chance alone.
+        fewest = (1 - one.pattern.quantile) * STEP_S * np.fmin(*loads)
+        canary, stable = np.where(fewest >= 1, [canary, stable], np.nan)
     form = form_of(one)
     context = _context(one, load, stable_load, first, last, Span(None, start, start, end))
     # How many requests a canary gets is the weight of its step: no evidence, for better or worse.
@@ -41,8 +46,8 @@ def findings(
         sizes = [
             ("level", paired.level(stable, canary, unit if form == "linear" else None), _WEIGHTS["level"])
         ]
-        if form == "log":
-            sizes.append(("spread", paired.spread(stable, canary, loads[1], loads[0]), _WEIGHTS["spread"]))
+        size = paired.spread(stable, canary, loads[1], loads[0], logs=form == "log")
+        sizes.append(("spread", size, _WEIGHTS["spread"]))
     found = []
     for test, size, weight in sizes:
         if size is None and test == "level":

@@ -34,7 +34,11 @@ def change_points(values: Array) -> list[int]:
     known = np.flatnonzero(np.isfinite(values))
     if len(known) < 2 * _SHORTEST:
         return []
-    filled = np.interp(np.arange(len(values)), known, values[known])
+    middle = np.median(values[known])
+    width_of = (
+        np.max(np.abs(values[known] - middle)) or 1.0
+    )  # sums of squares must not lose a change in an offset
+    filled = np.interp(np.arange(len(values)), known, (values[known] - middle) / width_of)
     if len(filled) <= _EXACT:
         return _segmented(filled, most=_MOST)
     width = math.ceil(len(filled) / _BINS)
@@ -79,9 +83,11 @@ def _description(cut: _Cut, number: int, degree: int, memory: float, floor: floa
 
 
 def _resolution(values: Array) -> float:
-    """The smallest step between two values: what they were rounded to, or less."""
+    """The smallest step between two values: what they were rounded to, or less; a hundredth of their range
+    where they are hardly more than two."""
     steps = np.diff(np.unique(values))
-    return float(steps.min()) if len(steps) else 1e-6
+    steps = steps[steps > 1e-9]
+    return float(min(steps.min(), 0.01 * np.ptp(values))) if len(steps) else 1e-6
 
 
 def _innovations(values: Array, memory: float) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,13 +55,16 @@ def distance(one: Array, other: Array) -> Array:
     return np.asarray(np.nan_to_num(np.abs(a - b).max(axis=-1)))
 
 
-def placebo(buckets: Buckets, before: float, start: float, end: float) -> Shift | None:
-    """The window [start, end) against [before, start), with the same at all earlier moments as the null.
-    Times are Unix seconds. None where there is too little."""
+def placebo(
+    buckets: Buckets, before: float, start: float, end: float, releases: Sequence[float] = ()
+) -> Shift | None:
+    """The window [start, end) against [before, start), with the same at all moments as the null whose windows
+    hold none of the earlier ``releases``. Times are Unix seconds. None where there is too little."""
     step = buckets.step
     first = round((start - buckets.start) / step)
     low = first % _BIN
-    high = low + (round((end - buckets.start) / step) - low) // _BIN * _BIN
+    last = min(round((end - buckets.start) / step), len(buckets.counts))
+    high = low + (last - low) // _BIN * _BIN
     if high <= first or first <= low:
         return None
     counts = np.nan_to_num(buckets.counts[low:high]).reshape(-1, _BIN, buckets.counts.shape[1]).sum(axis=1)
@@ -72,6 +76,9 @@ def placebo(buckets: Buckets, before: float, start: float, end: float) -> Shift 
     earlier, later = sums[moments] - sums[moments - back], sums[moments + width] - sums[moments]
     enough = (earlier.sum(axis=1) > 0) & (later.sum(axis=1) > 0)
     null = enough & (moments <= at - width)
+    for release in releases:
+        there = (release - buckets.start) / step / _BIN - low / _BIN
+        null &= (moments + width <= there) | (moments - back >= there)
     now = moments == at
     if null.sum() < _FEWEST or not enough[now][0]:
         return None

@@ -120,7 +120,7 @@ def unpack(packed: bytes) -> Evidence:
         if len(document) > MOST_BYTES:
             raise WrongEvidence("it is larger than a gibibyte")
         return msgspec.json.decode(document, type=Evidence, dec_hook=_array)
-    except (OSError, EOFError, msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, EOFError, msgspec.DecodeError, RecursionError, ValueError) as error:
         raise WrongEvidence(str(error)) from None
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from modelway_runtime import __version__
 from modelway_runtime.detection import canary, plots, release, rolling
-from modelway_runtime.detection.evidence import Evidence, Measured
+from modelway_runtime.detection.evidence import Evidence, Measured, Series
 from modelway_runtime.detection.finding import Finding, Span
 from modelway_runtime.detection.judgement import Judgement
 from modelway_runtime.detection.metric_verdicts import metric_verdict
@@ -36,6 +36,8 @@ SHARES: dict[Comparison, dict[Sensitivity, float]] = {
 }
 """Share of false discoveries that a verdict may hold. Earlier moments of the same series are less like the
 next one than like each other, so that releases are flagged about twice as often as this says."""
+_HIGHEST = 1e30
+"""Beyond it a number is no measurement: a terabyte of memory has thirteen digits."""
 _WEIGHT_OF_REASONS: tuple[Reason, ...] = (
     "no_data", "too_many_gaps", "load_outside_history", "history_too_short",
 )  # fmt: skip
@@ -44,13 +46,36 @@ _WEIGHT_OF_REASONS: tuple[Reason, ...] = (
 def judge(evidence: Evidence) -> Judgement:
     """The same evidence gives the same judgement."""
     share = SHARES[evidence.comparison][evidence.sensitivity]
-    findings = [_weighed(evidence, finding) for finding in _findings(evidence)]
+    known = _known(evidence)
+    findings = [_weighed(evidence, finding) for finding in _findings(known)]
     counted = discoveries(findings, share)
     found = tuple(
         metric_verdict(finding, counts, share, _tests(findings))
         for finding, counts in zip(findings, counted, strict=True)
     )
-    return Judgement(_verdict(evidence, findings, found), plots.plots(evidence, findings, found))
+    return Judgement(_verdict(evidence, findings, found), plots.plots(known, findings, found))
+
+
+def _known(evidence: Evidence) -> Evidence:
+    """With what no metric can be as missing: infinities, numbers beyond all measure, shares beyond one."""
+
+    def series(one: Series, highest: float = _HIGHEST, lowest: float = -_HIGHEST) -> Series:
+        with np.errstate(invalid="ignore"):
+            possible = (one.values <= highest) & (one.values >= lowest)
+            possible &= (one.values == 0) | (np.abs(one.values) >= 1 / _HIGHEST)
+        return replace(one, values=np.where(possible, one.values, np.nan))
+
+    def measured(one: Measured) -> Measured:
+        bounds = (1.0, 0.0) if one.pattern.metric == "error_ratio" else (_HIGHEST, -_HIGHEST)
+        stable = None if one.stable is None else series(one.stable, *bounds)
+        return replace(one, series=series(one.series, *bounds), stable=stable)
+
+    return replace(
+        evidence,
+        load=series(evidence.load, lowest=0.0),
+        stable_load=None if evidence.stable_load is None else series(evidence.stable_load, lowest=0.0),
+        measured=tuple(measured(one) for one in evidence.measured),
+    )
 
 
 def _weighed(evidence: Evidence, finding: Finding) -> Finding:

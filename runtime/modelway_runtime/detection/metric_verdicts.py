@@ -83,7 +83,7 @@ def _effect(finding: Finding) -> Effect:
     relative, low, high = (
         _finite(finding.relative(value)) for value in (size.effect, size.effect - reach, size.effect + reach)
     )
-    if finding.test == "level" and before is not None and relative is not None:
+    if finding.test == "level" and finding.form == "log" and before is not None and relative is not None:
         absolute = relative * abs(before) if before else (after or 0.0) - before
     else:
         absolute = (after or 0.0) - (before or 0.0)

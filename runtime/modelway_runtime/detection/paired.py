@@ -18,6 +18,8 @@ _PRIOR = (0.15, 15)
 """Autocorrelation of a twin's difference from minute to minute, and the minutes that this is worth."""
 _BURSTS = (2.0, 10.0)
 """Failures come in bursts: variance of their counts over that of chance, and how many blocks it is worth."""
+_ANECDOTE = 3
+"""Failed requests, of both versions together, below which nothing is said."""
 _BLOCK = 5
 """Minutes over which counts of errors are pooled to see how much they vary beyond chance."""
 
@@ -58,18 +60,19 @@ def level(stable: Array, canary: Array, unit: float | None = None) -> Paired | N
     return _mean_of(difference)
 
 
-def spread(stable: Array, canary: Array, stable_load: Array, canary_load: Array) -> Paired | None:
+def spread(
+    stable: Array, canary: Array, stable_load: Array, canary_load: Array, logs: bool = True
+) -> Paired | None:
     """Whether the canary varies more from minute to minute than its smaller share of the load explains.
 
     The noise of a quantile falls with the root of the requests; half the log of the loads' ratio
     is taken off.
     """
-    difference = _roughness(canary) - _roughness(stable)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        sampling = 0.5 * np.log(np.nanmean(stable_load) / np.nanmean(canary_load))
-    if not np.isfinite(sampling):
+    loads = [load[np.isfinite(load) & (load > 0)] for load in (stable_load, canary_load)]
+    if not all(len(load) for load in loads):
         return None
-    return _mean_of(difference - sampling)
+    sampling = 0.5 * np.log(loads[0].mean() / loads[1].mean())
+    return _mean_of(_roughness(canary, logs) - _roughness(stable, logs) - sampling)
 
 
 def errors(stable: Array, canary: Array, stable_load: Array, canary_load: Array) -> Paired | None:
@@ -93,7 +96,14 @@ def errors(stable: Array, canary: Array, stable_load: Array, canary_load: Array)
     deviation = np.sqrt(beyond * failed * part * (1 - part))
     score = (failed_c.sum() - failed * part) / deviation
     freedom = blocks - 1 + _BURSTS[1]
-    p = float(2 * stats.t.sf(abs(score), freedom))
+    if failed < _ANECDOTE:
+        return Paired(
+            effect, float(1 / np.sqrt(failed * part * (1 - part))), float(minutes - 1), 1.0, minutes
+        )
+    by_chance = stats.binomtest(round(failed_c.sum()), max(round(failed), round(failed_c.sum())), part).pvalue
+    p = max(
+        float(2 * stats.t.sf(abs(score), freedom)), float(by_chance)
+    )  # few failures are no normal variable
     error = float(deviation / (failed * part * (1 - part)))
     return Paired(effect, error, freedom, p, minutes)
 
@@ -119,16 +129,15 @@ def _beyond_chance(
     return max(1.0, (statistic + weight * usual) / (blocks - 1 + weight)), blocks
 
 
-def _roughness(values: Array) -> Array:
-    """Log of how far each minute lies from the median of the five around it."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        logs = np.log(np.where(values > 0, values, np.nan))
-    if len(logs) < _BLOCK:
-        return np.full(len(logs), np.nan)
-    around = np.lib.stride_tricks.sliding_window_view(
-        np.pad(logs, _BLOCK // 2, constant_values=np.nan), _BLOCK
-    )
-    return np.asarray(np.log(np.abs(logs - row_medians(around)) + 1e-4))
+def _roughness(values: Array, logs: bool) -> Array:
+    """Log of how far each minute lies from the median of the four around it."""
+    if logs:
+        values = np.log(np.where(values > 0, values, np.nan))
+    if len(values) < _BLOCK:
+        return np.full(len(values), np.nan)
+    padded = np.pad(values, _BLOCK // 2, constant_values=np.nan)
+    around = np.delete(np.lib.stride_tricks.sliding_window_view(padded, _BLOCK), _BLOCK // 2, axis=1)
+    return np.asarray(np.log(np.abs(values - row_medians(around)) + 1e-4))
 
 
 def _mean_of(difference: Array) -> Paired | None:

@@ -17,6 +17,7 @@ from modelway_runtime.detection.numerics import (
     locations,
     means_before,
     robust_fit,
+    row_medians,
     scale,
     tail_share,
     tail_value,
@@ -27,6 +28,7 @@ BEFORE = 48
 """Bins before a moment that are looked at: four hours."""
 _LOOKS = (1, 3, 12, BEFORE)
 _CLIP = 5.0
+_AROUND = 13
 FEWEST = 60
 """Earlier moments that a null needs; they overlap, so this is a handful of independent ones."""
 
@@ -59,16 +61,16 @@ class Contrast:
         )
 
 
-def contrast(rest: Array, load: Array, first: int, usable: Mask) -> Contrast | None:
+def contrast(rest: Array, load: Array, first: int, usable: Mask, finest: float = 0.0) -> Contrast | None:
     """Compare ``rest[first:]`` with what came before. ``usable`` marks the moments (0..n-1) that may serve as
-    a placebo; ``load`` is its log, whose change may say what the adjustment left. None where the past or the
-    window says too little."""
+    a placebo; ``load`` is its log, whose change may say what the adjustment left; what deviates by less than
+    ``finest`` is no outlier. None where the past or the window says too little."""
     after = np.isfinite(rest[first:])
     width = len(after)
     if after.sum() < 2 or first < BEFORE:
         return None
-    deviation = scale(rest[:first])
-    looks = _before(np.clip(rest, -_CLIP * deviation, _CLIP * deviation))
+    deviation = max(scale(rest[:first]), finest)
+    looks = _before(_calm(rest, first, _CLIP * deviation))
     looks[: len(load) - width + 1, -2] = _load_change(load, width)
     windows = windows_of(rest, width)[:, after]  # the placebo lacks the same bins as the window
     level = locations(windows, deviation)
@@ -92,6 +94,16 @@ def _share(effect: float, null: Array, independent: float) -> float:
     the null has windows that do not overlap: with a long history the first decides, else the second."""
     deviation = max(scale(null), 1e-9)
     return max(tail_share(effect, null), float(2 * stats.t.sf(abs(effect) / deviation, independent)))
+
+
+def _calm(rest: Array, first: int, reach: float) -> Array:
+    """The past without outliers: none is farther than ``reach`` from the median of the hour around it.
+
+    A level that once changed is no outlier for ever.
+    """
+    past = np.pad(rest[:first], _AROUND // 2, constant_values=np.nan)
+    middle = row_medians(windows_of(past, _AROUND))
+    return np.concatenate([np.clip(rest[:first], middle - reach, middle + reach), rest[first:]])
 
 
 def _before(rest: Array) -> Array:

@@ -13,9 +13,13 @@ from modelway_runtime.detection.numerics import robust_fit, row_medians, scale
 BIN = 5
 """Minutes of a bin: long enough that a spike of a minute or two does not move its median."""
 BINS_A_DAY = 1440 // BIN
+_NOISELESS = 1e-3
+"""A deviation within a bin, as a share of the value, that is no noise yet."""
 _FEWEST = 3
 """Minutes that a bin needs to be known."""
 _HARMONICS = 5
+_PROFILE_S = 2 * 86400.0
+"""Seconds of history from which there is a profile of the day: half a day says nothing of the other half."""
 _DAILY_EVENT = 4.0
 """Standard errors from which a time of day counts as having an event of its own (a batch job)."""
 _LOAD_PAYS = 0.97
@@ -82,7 +86,7 @@ def _middle(minutes: Array) -> tuple[Array, Array]:
     away = np.sort(np.abs(minutes - middle[:, None]), axis=1)  # NaN last
     calm = np.where(np.arange(away.shape[1]) < number[:, None] - 1, away, np.nan)
     known = number >= _FEWEST
-    return np.where(known, middle, np.nan), np.where(known, np.log(_row_means(calm) + 1e-6), np.nan)
+    return np.where(known, middle, np.nan), np.where(known, np.log(_row_means(calm) + _NOISELESS), np.nan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,8 @@ def adjust(
     usable = past & np.isfinite(values)
     if load is not None:
         usable &= np.isfinite(load)
-    if usable.sum() < 2 * _HARMONICS + 8:
+    known_times = times[usable]
+    if usable.sum() < 2 * _HARMONICS + 8 or known_times[-1] - known_times[0] < _PROFILE_S:
         known = values[past & np.isfinite(values)]
         return (
             Adjusted(values - np.median(known), np.full(len(values), np.median(known)))
@@ -118,8 +123,19 @@ def adjust(
         both = _explained(np.column_stack([profile, _response(load, powers)]), values, usable, blocks)
         if scale((values - both)[usable]) <= _LOAD_PAYS * scale((values - expected)[usable]):
             expected = both
-    expected = expected + _daily_events(values - expected, times, usable)
+    expected = expected + _daily_events(levelled(values - expected, blocks, usable), times, usable)
     return Adjusted(values - expected, expected)
+
+
+def levelled(rest: Array, blocks: Index, usable: Mask) -> Array:
+    """Each block less the median of what is known of it."""
+    levels = np.zeros(len(rest))
+    for block in np.unique(blocks):
+        inside = blocks == block
+        known = rest[inside & usable & np.isfinite(rest)]
+        if len(known):
+            levels[inside] = np.median(known)
+    return np.asarray(rest - levels)
 
 
 def _profile(times: Array) -> Array:

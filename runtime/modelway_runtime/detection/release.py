@@ -26,6 +26,10 @@ _OUTSIDE = 0.17
 _FEWEST_KNOWN = 0.5
 _LONG_S = 9 * 86400.0
 """A history that is long enough; with less, what is not clear is inconclusive."""
+_SHORTEST_S = 26 * 3600.0
+"""A history that says nothing: not even a day, with the hours that a release is compared with."""
+_FINEST_SHARE = 0.5
+"""Of the log of a share of failed requests: where none failed before, any failure were an outlier else."""
 _SPREAD_CLIP = 4.0
 
 
@@ -41,14 +45,17 @@ class Prepared:
     usable: Mask
     blocks: Index
     unit: float
+    earlier: tuple[float, ...]
 
 
 def form_of(measured: Measured) -> Form:
     """Output values may be negative and have no log."""
     if measured.pattern.metric == "error_ratio":
         return "share"
-    known = measured.series.values[np.isfinite(measured.series.values)]
-    return "linear" if measured.pattern.metric == "output_value" and np.any(known <= 0) else "log"
+    if measured.pattern.metric != "output_value":
+        return "log"
+    both = (measured.series,) if measured.stable is None else (measured.series, measured.stable)
+    return "linear" if any(bool(np.any(one.values <= 0)) for one in both) else "log"
 
 
 def prepared(
@@ -65,11 +72,22 @@ def prepared(
         else 1.0
     )
     unit = unit or 1.0
-    bins = prepare.binned(series.times[:last], series.values[:last] / unit, load.values[:last], first, form)
+    values = _not_nothing(measured, first)[:last] / unit
+    bins = prepare.binned(series.times[:last], values, load.values[:last], first, form)
     past = np.arange(len(bins.level)) < bins.first
     blocks = _blocks(bins.times, earlier)
     level = prepare.adjust(bins.level, bins.times, _load_of(measured, bins), past, blocks)
-    return Prepared(measured, form, bins, level, past, _usable(bins, earlier), blocks, unit)
+    level = replace(level, rest=prepare.levelled(level.rest, _releases(bins.times, earlier), past))
+    return Prepared(measured, form, bins, level, past, _usable(bins, earlier), blocks, unit, tuple(earlier))
+
+
+def _not_nothing(measured: Measured, first: int) -> Array:
+    """No requests and an idle GPU are values, and need a log: a hundredth of what is usual."""
+    values = measured.series.values
+    if measured.pattern.metric not in ("throughput", "gpu_utilization"):
+        return values
+    usual = values[:first][values[:first] > 0]
+    return np.maximum(values, 0.01 * np.median(usual)) if len(usual) else values
 
 
 def _load_of(measured: Measured, bins: Bins) -> Array | None:
@@ -85,6 +103,14 @@ def _blocks(times: Array, earlier: Sequence[float]) -> Index:
     since = np.searchsorted(np.sort(np.asarray(earlier, np.float64)), times, side="right")
     changed = np.concatenate([[False], (np.diff(day) != 0) | (np.diff(since) != 0)])
     return np.asarray(np.cumsum(changed), np.int64)
+
+
+def _releases(times: Array, earlier: Sequence[float]) -> Index:
+    """How many earlier releases came before each bin. Each begins a level of its own, to which nothing before
+    it says a thing; the window after this release has the level of the last."""
+    return np.asarray(
+        np.searchsorted(np.sort(np.asarray(earlier, np.float64)), times, side="right"), np.int64
+    )
 
 
 def _usable(bins: Bins, earlier: Sequence[float]) -> Mask:
@@ -106,7 +132,8 @@ def findings(
     reason = _reason(one, context)
     if reason:
         return (Finding(one.measured, "level", one.form, context, reason=reason, shown=shown(one)),)
-    level = placebo.contrast(one.level.rest, _or_zeros(one.bins.load), one.bins.first, one.usable)
+    finest = _FINEST_SHARE if one.form == "share" else 0.0
+    level = placebo.contrast(one.level.rest, _load_before(one), one.bins.first, one.usable, finest)
     if level is None:
         reason = "history_too_short"
         return (Finding(one.measured, "level", one.form, context, reason=reason, shown=shown(one)),)
@@ -119,7 +146,7 @@ def findings(
     if spread is not None and not _unclear(one, spread, "spread"):
         found.append(_finding(one, "spread", context, spread))
     if one.measured.buckets is not None:
-        shift = distribution.placebo(one.measured.buckets, start - BEFORE_S, start, end)
+        shift = distribution.placebo(one.measured.buckets, start - BEFORE_S, start, end, one.earlier)
         found += [Finding(one.measured, "distribution", one.form, context, shift)] if shift else []
     return tuple(found)
 
@@ -166,7 +193,7 @@ def _reason(one: Prepared, context: Context) -> Reason | None:
     before = np.isfinite(one.bins.level[max(one.bins.first - BEFORE, 0) : one.bins.first])
     if not context.counts.after or not context.counts.before + context.counts.history:
         return "no_data"
-    if one.bins.first < BEFORE + placebo.FEWEST:
+    if one.bins.first * BIN * 60 < _SHORTEST_S:
         return "history_too_short"
     if len(after) < 2 or after.mean() < _FEWEST_KNOWN or before.mean() < _FEWEST_KNOWN:
         return "too_many_gaps"
@@ -180,17 +207,20 @@ def _spread(one: Prepared) -> Contrast | None:
     """Noise within bins falls with the root of the load: one power of its log is enough."""
     past = one.bins.spread[one.past]
     known = past[np.isfinite(past)]
-    if not len(known) or scale(known) == 0:
+    if not len(known):
         return None
-    reach = _SPREAD_CLIP * scale(known)
+    reach = _SPREAD_CLIP * scale(known) or np.inf
     clipped = np.clip(one.bins.spread, np.median(known) - reach, np.median(known) + reach)
     load = _load_of(one.measured, one.bins)
     rest = prepare.adjust(clipped, one.bins.times, load, one.past, one.blocks, powers=1).rest
-    return placebo.contrast(rest, _or_zeros(one.bins.load), one.bins.first, one.usable)
+    rest = prepare.levelled(rest, _releases(one.bins.times, one.earlier), one.past)
+    return placebo.contrast(rest, _load_before(one), one.bins.first, one.usable)
 
 
-def _or_zeros(load: Array) -> Array:
-    return load if np.isfinite(load).any() else np.zeros(len(load))
+def _load_before(one: Prepared) -> Array:
+    """Zeros where there is no load to tell of."""
+    load = _load_of(one.measured, one.bins)
+    return load if load is not None and np.isfinite(load).any() else np.zeros(len(one.bins.level))
 
 
 def _not_beyond_counts(contrast: Contrast, one: Prepared, load: Series) -> Contrast:
@@ -221,7 +251,8 @@ def context_of(series: Series, load: Series, span: Span, form: Form) -> Context:
     known = np.isfinite(series.values)
     history = int(known[:first].sum()) if span.history is not None else 0
     counts = Counts(history=history, before=int(known[first:start].sum()), after=int(known[start:end].sum()))
-    expected = (end if span.history is not None else end - first) or 1
+    begin = int(np.argmax(known)) if span.history is not None and known.any() else 0
+    expected = (end - begin if span.history is not None else end - first) or 1  # from the first sample on
     seen = counts.history + counts.before + counts.after
     before = typical(series.values[first:start], load.values[first:start], form)
     after = typical(series.values[start:end], load.values[start:end], form)

@@ -60,7 +60,7 @@ class Pattern(Value, frozen=True):
     quantile: Annotated[float, Meta(gt=0, lt=1)] | None
     worse: Literal["up", "down", "both"]
     minimum_effect: Annotated[float, Meta(gt=0)]
-    window_s: Annotated[float, Meta(ge=300)]
+    window_s: Annotated[float, Meta(ge=600)]
     sensitivity: Sensitivity
 
 
