@@ -295,7 +295,7 @@ def test_series_that_somebody_changed_are_refused(copy: tuple[Path, Path]) -> No
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"no gzip", gzip.compress(b"{}", mtime=0), gzip.compress(b"x" * 1000)[:40]]
+    "content", [b"", b"no gzip", gzip.compress(b"{}", mtime=0), gzip.compress(b"x" * 1000, mtime=0)[:40]]
 )
 def test_damaged_series_are_told(copy: tuple[Path, Path], content: bytes) -> None:
     copy[1].write_bytes(content)
