@@ -35,13 +35,11 @@ def starts(running: Answer, grid: Grid, start: float) -> tuple[Rollout, ...]:
     ``running`` has a number where (namespace, model, version, hash) was ready and NaN elsewhere; the grid
     begins GAP_S before ``start``, so that what already ran is known. What comes back after something else
     ran in between is a rollout again; what comes back by itself was only away (scaled to zero, an outage).
-    What runs when the history itself begins is none either: nobody saw it start.
     """
     times = grid.start + STEP_S * np.arange(grid.count)
     models: dict[tuple[str, str], list[_Run]] = defaultdict(list)
     for (namespace, model, version, pod_hash), values in running.items():
         models[namespace, model] += _runs(times[~np.isnan(values)].tolist(), version, pod_hash or None)
-    begin = min((run.first for runs in models.values() for run in runs), default=start)
     found = [
         Rollout(
             namespace=namespace,
@@ -52,7 +50,7 @@ def starts(running: Answer, grid: Grid, start: float) -> tuple[Rollout, ...]:
             started_at=moment(run.first),
         )
         for (namespace, model), runs in models.items()
-        for run, previous in _new(sorted(runs, key=lambda run: run[:3]), max(start, begin + STEP_S))
+        for run, previous in _new(sorted(runs, key=lambda run: run[:3]), start)
     ]
     return tuple(sorted(found, key=lambda one: (one.started_at, one.namespace, one.model, one.version)))
 

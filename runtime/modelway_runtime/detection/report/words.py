@@ -252,7 +252,8 @@ def difference(verdict: Verdict, metric: MetricVerdict, quote: Quote) -> str:
     size = f" ({effect(metric)})" if metric.effect else ""
     of = what(metric, quote)
     if metric.test != "level":  # the levels say nothing of it
-        return f"{of} {_verb(metric)}{size}"
+        beside = " beside the stable version" if verdict.comparison == "canary" else ""
+        return f"{of} {_verb(metric)}{size}{beside}"
     if verdict.comparison == "canary":
         return f"{of} is {after} against {before} in the stable version{size}"
     if before == after:

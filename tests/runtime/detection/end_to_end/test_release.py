@@ -200,7 +200,7 @@ def trouble() -> list[Fault]:
 def test_twenty_at_once_on_a_bad_day_are_one_verdict(
     shop: Shop, github: GitHub, pulls: Pulls, tmp_path: Path
 ) -> None:
-    file = settings(tmp_path, shop.prometheus.url, github, ONE, history_s=DAY)
+    file = settings(tmp_path, shop.prometheus.url, github, ONE, history_s=2 * DAY)
     github.faults += trouble()
     for code, text in at_once(20, "detect", "--settings", file, "--model", "ranker", "--publish"):
         assert code == 0, text
@@ -220,7 +220,7 @@ def test_twenty_at_once_on_a_bad_day_are_one_verdict(
 def test_twenty_watches_with_one_memory_write_once(
     shop: Shop, github: GitHub, pulls: Pulls, tmp_path: Path
 ) -> None:
-    file = settings(tmp_path, shop.prometheus.url, github, ONE, history_s=DAY)
+    file = settings(tmp_path, shop.prometheus.url, github, ONE, history_s=2 * DAY)
     looked_before(tmp_path, shop.times.encoder - MINUTE)
     for code, text in at_once(20, "watch", "--once", "--settings", file):
         assert code == 0, text
@@ -239,10 +239,10 @@ def test_a_verdict_that_was_pending_is_written_over(
     shop: Shop, github: GitHub, pulls: Pulls, tmp_path: Path
 ) -> None:
     """Forty minutes after the release, of which a file tells; later by the Prometheus."""
-    file = settings(tmp_path, shop.prometheus.url, github, ONE, history_s=DAY)
+    file = settings(tmp_path, shop.prometheus.url, github, ONE, history_s=2 * DAY)
     early = tmp_path / "early.om"
     until = shop.times.ranker + 40 * MINUTE
-    early.write_text(past(shop.lived, shop.times, since=until - 1.2 * DAY, until=until))
+    early.write_text(past(shop.lived, shop.times, since=until - 2.2 * DAY, until=until))
     command = ("detect", "--settings", file, "--model", "ranker", "--publish")
     first = run(*command, "--series", early)
     assert first.returncode == 0, first.stderr

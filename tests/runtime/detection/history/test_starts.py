@@ -41,8 +41,7 @@ def _found(runs: dict[tuple[str, str], Minutes]) -> list[tuple[str, str | None, 
         ({"a": [(-10, 100), (300, 600)]}, []),  # away by itself: scaled to zero, or an outage
         ({"a": [(-10, 100), (108, 600)], "b": [(50, 600)]}, [("b", "a", 50)]),
         ({"a": [(-10, 100), (112, 600)], "b": [(50, 600)]}, [("b", "a", 50), ("a", "b", 112)]),
-        ({"a": [(0, 600)]}, []),  # the history begins with it: nobody saw it start
-        ({"none": [(-10, 600)], "a": [(0, 600)]}, [("a", None, 0)]),
+        ({"a": [(0, 600)]}, [("a", None, 0)]),
         ({"a": [(-10, 100)], "b": [(100, 600)]}, [("b", "a", 100)]),
         ({"a": [(-10, 120)], "b": [(100, 600)]}, [("b", "a", 100)]),  # beside each other
         ({"a": [(-10, 100)], "b": [(300, 600)]}, [("b", "a", 300)]),  # after an outage
