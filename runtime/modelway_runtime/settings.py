@@ -7,8 +7,8 @@ field means is said in the schema.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import Annotated, Literal, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -162,6 +162,9 @@ class Settings(Value, frozen=True):
     drain_s: Duration
 
 
+Document = TypeVar("Document")
+
+
 class WrongSettings(Exception):
     """Settings that are not what the schema says; the text names the field."""
 
@@ -174,13 +177,20 @@ def read(path: str | os.PathLike[str]) -> Settings:
 
 def parse(text: bytes) -> Settings:
     """The settings in a JSON document. Raises WrongSettings, with the field that is wrong."""
+    return decoded(text, Settings, _inconsistencies)
+
+
+def decoded(
+    text: bytes, kind: type[Document], inconsistencies: Callable[[Document], Iterator[str]]
+) -> Document:
+    """A JSON document as a consistent value. Raises WrongSettings, with the field that is wrong."""
     try:
-        settings = msgspec.json.decode(text, type=Settings)
+        settings = msgspec.json.decode(text, type=kind)
     except UnicodeDecodeError as error:
         raise WrongSettings(f"not UTF-8: {error}") from None
     except msgspec.DecodeError as error:
         raise WrongSettings(str(error)) from None
-    wrong = next(_inconsistencies(settings), None)
+    wrong = next(inconsistencies(settings), None)
     if wrong:
         raise WrongSettings(wrong)
     return settings

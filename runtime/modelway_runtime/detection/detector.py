@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import msgspec
 
 from modelway_runtime.detection import cause
-from modelway_runtime.detection.evidence import Evidence
+from modelway_runtime.detection.evidence import Evidence, Measured, Series
 from modelway_runtime.detection.forge import Forge
 from modelway_runtime.detection.history import STEP_S, History
 from modelway_runtime.detection.judge import judge
 from modelway_runtime.detection.judgement import Judgement
 from modelway_runtime.detection.settings import ArgoCd, Publish, Sensitivity, Watched
-from modelway_runtime.detection.verdict import Rollout, Verdict, moment
+from modelway_runtime.detection.verdict import Comparison, Rollout, Verdict, moment
 
 UNKNOWN_VERSION = "unknown"
 """Of a release that no series shows."""
@@ -66,21 +66,15 @@ class Detector:
         known = self.history.rollouts(start, end) if others is None else others
         names = tuple(watched.patterns)
         load, measured = self.history.release(watched, names, start, end)
-        return _judged(
-            Evidence(
-                environment=self.environment,
-                team=watched.team,
-                namespace=watched.namespace,
-                model=watched.model,
-                severity=watched.severity,
-                comparison="release",
-                sensitivity=_sensitivity(watched, names),
-                now=end,
-                rollout=rollout,
-                other_rollouts=tuple(one for one in known if one != rollout and _before(one, end)),
-                load=load,
-                measured=measured,
-            )
+        return self._judged(
+            watched,
+            comparison="release",
+            sensitivity=_sensitivity(watched, names),
+            now=end,
+            rollout=rollout,
+            other_rollouts=tuple(one for one in known if one != rollout and _before(one, end)),
+            load=load,
+            measured=measured,
         )
 
     def look_at_canary(
@@ -117,22 +111,16 @@ class Detector:
             raise NothingSeen("the canary has run for less than a minute")
         names = tuple(patterns) or tuple(watched.patterns)
         load, stable_load, measured = self.history.canary(watched, names, start, end, canary, stable)
-        return _judged(
-            Evidence(
-                environment=self.environment,
-                team=watched.team,
-                namespace=watched.namespace,
-                model=watched.model,
-                severity=watched.severity,
-                comparison="canary",
-                sensitivity="low",
-                now=end,
-                rollout=rollout,
-                other_rollouts=tuple(one for one in known if not _is_of(one, watched, canary)),
-                load=load,
-                stable_load=stable_load,
-                measured=measured,
-            )
+        return self._judged(
+            watched,
+            comparison="canary",
+            sensitivity="low",
+            now=end,
+            rollout=rollout,
+            other_rollouts=tuple(one for one in known if not _is_of(one, watched, canary)),
+            load=load,
+            stable_load=stable_load,
+            measured=measured,
         )
 
     def look_at_now(self, watched: Watched, now: float, others: Sequence[Rollout] | None = None) -> Look:
@@ -141,22 +129,46 @@ class Detector:
         known = self.rollouts(now) if others is None else others
         names = tuple(watched.patterns)
         load, measured = self.history.release(watched, names, end - self.history_s, end)
-        return _judged(
-            Evidence(
-                environment=self.environment,
-                team=watched.team,
-                namespace=watched.namespace,
-                model=watched.model,
-                severity=watched.severity,
-                comparison="watch",
-                sensitivity=_sensitivity(watched, names),
-                now=end,
-                rollout=None,
-                other_rollouts=tuple(one for one in known if _before(one, end)),
-                load=load,
-                measured=measured,
-            )
+        return self._judged(
+            watched,
+            comparison="watch",
+            sensitivity=_sensitivity(watched, names),
+            now=end,
+            rollout=None,
+            other_rollouts=tuple(one for one in known if _before(one, end)),
+            load=load,
+            measured=measured,
         )
+
+    def _judged(
+        self,
+        watched: Watched,
+        *,
+        comparison: Comparison,
+        sensitivity: Sensitivity,
+        now: float,
+        rollout: Rollout | None,
+        other_rollouts: tuple[Rollout, ...],
+        load: Series,
+        measured: tuple[Measured, ...],
+        stable_load: Series | None = None,
+    ) -> Look:
+        evidence = Evidence(
+            environment=self.environment,
+            team=watched.team,
+            namespace=watched.namespace,
+            model=watched.model,
+            severity=watched.severity,
+            comparison=comparison,
+            sensitivity=sensitivity,
+            now=now,
+            rollout=rollout,
+            other_rollouts=other_rollouts,
+            load=load,
+            measured=measured,
+            stable_load=stable_load,
+        )
+        return Look(evidence, judge(evidence))
 
 
 def with_cause(verdict: Verdict, forge: Forge, publish: Publish, argocd: ArgoCd | None) -> Verdict:
@@ -182,10 +194,6 @@ def decided_at(watched: Watched, rollout: Rollout) -> float:
 def of_model(rollouts: Sequence[Rollout], watched: Watched) -> list[Rollout]:
     """Those of one model, in their order."""
     return [one for one in rollouts if (one.namespace, one.model) == (watched.namespace, watched.model)]
-
-
-def _judged(evidence: Evidence) -> Look:
-    return Look(evidence, judge(evidence))
 
 
 def _sensitivity(watched: Watched, names: Sequence[str]) -> Sensitivity:

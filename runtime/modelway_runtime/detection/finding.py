@@ -15,6 +15,10 @@ SPREAD_EFFECT = 0.5
 """A spread counts as changed from half as much again (or less by a third)."""
 
 
+POWER = 0.84
+"""Standard deviations beyond its threshold at which an effect is seen in 80 of 100 cases."""
+
+
 class Size(Protocol):
     """An effect and how far chance carries it; of a log, where the metric's form is one."""
 

@@ -34,8 +34,7 @@ SHARES: dict[Comparison, dict[Sensitivity, float]] = {
     "canary": {"normal": 0.01, "low": 0.01},
     "watch": {"normal": 0.0003, "low": 0.0001},
 }
-"""Share of false discoveries that a verdict may hold. Earlier moments of the same series are less like the
-next one than like each other, so that releases are flagged about twice as often as this says."""
+"""Share of false discoveries that a verdict may hold. What comes of it: ``benchmarks/detection.py``."""
 _HIGHEST = 1e30
 """Beyond it a number is no measurement: a terabyte of memory has thirteen digits."""
 _WEIGHT_OF_REASONS: tuple[Reason, ...] = (

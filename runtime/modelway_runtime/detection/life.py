@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import threading
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from modelway_runtime.detection.monitoring import Monitoring
 from modelway_runtime.detection.service import Service
 from modelway_runtime.detection.settings import Settings
 from modelway_runtime.detection.watcher import Watcher, next_time
+from modelway_runtime.process import stop_on_signals
 from modelway_runtime.settings import WrongSettings
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def run(
 async def _live(
     path: str, host: str, watch: bool, output: IO[str], started: Callable[[Ports], None] | None
 ) -> None:
-    stop = _on_signals()
+    stop = stop_on_signals()
     settings = detector_settings.read(path)
     next_time(settings, datetime.now(UTC))
     memory, monitoring, anomalies = Memory(settings.memory_file), Monitoring(), AnomalyLog(output)
@@ -113,19 +113,3 @@ def _reload(path: str, gate: Gate, watcher: Watcher, monitoring: Monitoring) -> 
     gate.settings = watcher.settings = new
     monitoring.expect(new.watched)
     log.info("the settings were read again: %d models are watched", len(new.watched))
-
-
-def _on_signals() -> asyncio.Event:
-    """Set by the first SIGTERM or SIGINT; a second one ends the process at once."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def on_signal() -> None:
-        if stop.is_set():
-            os._exit(130)
-        stop.set()
-
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    return stop

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, TypeAlias
 
 import uvicorn
 
+from modelway_runtime.process import listener
 from modelway_runtime.serving.http_protocol import LimitedProtocol
 
 App: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
@@ -43,7 +43,10 @@ async def listening(app: App, host: str, port: int) -> AsyncIterator[int]:
 
     Raises CannotListen.
     """
-    listener = _listener(host, port)
+    try:
+        socket = listener(host, port)
+    except OSError as error:
+        raise CannotListen(f"port {port} of {host} cannot be opened: {error.strerror or error}") from None
     config = uvicorn.Config(
         app,
         http=LimitedProtocol,
@@ -60,10 +63,10 @@ async def listening(app: App, host: str, port: int) -> AsyncIterator[int]:
         timeout_graceful_shutdown=_STOP_S,
     )
     server = _Server(config)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    serving = asyncio.create_task(server.serve(sockets=[socket]))
     closing = asyncio.create_task(_close_slow(server))
     try:
-        yield int(listener.getsockname()[1])
+        yield int(socket.getsockname()[1])
     finally:
         closing.cancel()
         server.should_exit = True
@@ -78,16 +81,3 @@ async def _close_slow(server: uvicorn.Server) -> None:
         for connection in connections:
             if connection.began is not None and connection.began < limit:
                 connection.transport.close()
-
-
-def _listener(host: str, port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen()  # at once: who is told the port may connect
-    except OSError as error:
-        listener.close()
-        raise CannotListen(f"port {port} of {host} cannot be opened: {error.strerror or error}") from None
-    listener.setblocking(False)
-    return listener

@@ -7,7 +7,7 @@ import numpy as np
 
 from modelway_runtime.detection.changepoints import change_points
 from modelway_runtime.detection.evidence import Array
-from modelway_runtime.detection.finding import Finding
+from modelway_runtime.detection.finding import POWER, Finding
 from modelway_runtime.detection.numerics import without_spikes
 from modelway_runtime.detection.report.sparkline import sparkline
 from modelway_runtime.detection.verdict import (
@@ -21,8 +21,6 @@ from modelway_runtime.detection.verdict import (
 )
 
 CONFIDENCE = 0.95
-_POWER = 0.84
-"""Standard deviations beyond its threshold at which an effect is seen in 80 of 100 cases."""
 
 
 def metric_verdict(finding: Finding, counts: bool, share: float, tests: int) -> MetricVerdict:
@@ -33,7 +31,7 @@ def metric_verdict(finding: Finding, counts: bool, share: float, tests: int) -> 
     if size is not None:
         reach = size.threshold(min(share * finding.weight / tests, 0.1))
         threshold = max(finding.relative(reach), finding.minimum)
-        smallest = max(finding.relative(reach + _POWER * size.deviation), finding.minimum)
+        smallest = max(finding.relative(reach + POWER * size.deviation), finding.minimum)
         effect, p = _effect(finding), size.p
     return MetricVerdict(
         name=finding.measured.name,

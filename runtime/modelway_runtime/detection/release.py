@@ -10,7 +10,7 @@ from scipy import stats
 
 from modelway_runtime.detection import distribution, placebo, prepare
 from modelway_runtime.detection.evidence import Array, Index, Mask, Measured, Series
-from modelway_runtime.detection.finding import Context, Finding, Shown, Span
+from modelway_runtime.detection.finding import POWER, SPREAD_EFFECT, Context, Finding, Shown, Span
 from modelway_runtime.detection.numerics import means_before, scale
 from modelway_runtime.detection.placebo import BEFORE, Contrast
 from modelway_runtime.detection.prepare import BIN, Adjusted, Bins, Form
@@ -26,6 +26,8 @@ _OUTSIDE = 0.17
 _FEWEST_KNOWN = 0.5
 _LONG_S = 9 * 86400.0
 """A history that is long enough; with less, what is not clear is inconclusive."""
+_CLEAR = 0.005
+"""A p from which a change is clear even so."""
 _SHORTEST_S = 26 * 3600.0
 """A history that says nothing: not even a day, with the hours that a release is compared with."""
 _FINEST_SHARE = 0.5
@@ -66,12 +68,9 @@ def prepared(
     first, last = series.index(start), series.index(end)
     form = form_of(measured)
     past_values = series.values[:first]
-    unit = (
-        float(np.nanmedian(np.abs(past_values)))
-        if form == "linear" and np.isfinite(past_values).any()
-        else 1.0
-    )
-    unit = unit or 1.0
+    unit = 1.0
+    if form == "linear" and np.isfinite(past_values).any():
+        unit = float(np.nanmedian(np.abs(past_values))) or 1.0
     values = _not_nothing(measured, first)[:last] / unit
     bins = prepare.binned(series.times[:last], values, load.values[:last], first, form)
     past = np.arange(len(bins.level)) < bins.first
@@ -100,7 +99,7 @@ def _blocks(times: Array, earlier: Sequence[float]) -> Index:
     if not len(times):
         return np.zeros(0, np.int64)
     day = ((times - times[0]) // 86400).astype(np.int64)
-    since = np.searchsorted(np.sort(np.asarray(earlier, np.float64)), times, side="right")
+    since = _releases(times, earlier)
     changed = np.concatenate([[False], (np.diff(day) != 0) | (np.diff(since) != 0)])
     return np.asarray(np.cumsum(changed), np.int64)
 
@@ -181,10 +180,10 @@ def _unclear(one: Prepared, contrast: Contrast, test: Test) -> bool:
     history = (
         one.bins.times[one.bins.first] - one.bins.times[0] if one.bins.first < len(one.bins.times) else 0.0
     )
-    if history >= _LONG_S or contrast.p < 0.005:
+    if history >= _LONG_S or contrast.p < _CLEAR:
         return False
-    visible = contrast.threshold(0.005) + 0.84 * contrast.deviation
-    enough = 0.5 if test == "spread" else max(0.2, 2 * one.measured.pattern.minimum_effect)
+    visible = contrast.threshold(_CLEAR) + POWER * contrast.deviation
+    enough = SPREAD_EFFECT if test == "spread" else max(0.2, 2 * one.measured.pattern.minimum_effect)
     return visible > float(np.log1p(enough))
 
 
@@ -232,10 +231,7 @@ def _not_beyond_counts(contrast: Contrast, one: Prepared, load: Series) -> Contr
     failed = series.values * requests
     before = slice(max(first - BEFORE * BIN, 0), first)
     after = slice(first, first + width * BIN)
-    failed_after, failed_before = (
-        round(float(np.nansum(failed[after]))),
-        round(float(np.nansum(failed[before]))),
-    )
+    failed_after, failed_before = (round(float(np.nansum(failed[part]))) for part in (after, before))
     many_after, many_before = float(np.nansum(requests[after])), float(np.nansum(requests[before]))
     if failed_after + failed_before == 0 or many_after + many_before <= 0:
         p = 1.0

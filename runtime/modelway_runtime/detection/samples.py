@@ -34,6 +34,13 @@ class Samples:
 
     by_metric: Mapping[str, Sequence[Recorded]]
 
+    def last(self) -> float:
+        """Unix seconds of the newest sample; 0 without any."""
+        every = (
+            one.times_ms[-1] for series in self.by_metric.values() for one in series if len(one.times_ms)
+        )
+        return max(every, default=0) / 1000
+
     def ask(self, queries: Sequence[Query], grid: Grid) -> Mapping[Query, Answer]:
         """``measuring.Ask``."""
         return {query: self.answer(query, grid) for query in queries}

@@ -83,6 +83,11 @@ class FileHistory:
             return starts(content.answer(query, grid), grid, start)
         return starts(content.running(grid, self._watched.namespace, self._watched.model), grid, start)
 
+    def last(self) -> float:
+        """Unix seconds of the newest sample of any kind."""
+        content = self._content
+        return content.last() if isinstance(content, Samples) else float(content.times.max(initial=0.0))
+
     @cached_property
     def _content(self) -> Table | Samples:
         try:

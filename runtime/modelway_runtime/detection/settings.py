@@ -10,10 +10,9 @@ import os
 from collections.abc import Iterator
 from typing import Annotated, Literal, TypeAlias
 
-import msgspec
 from msgspec import Meta
 
-from modelway_runtime.settings import Name, Port, Value, WrongSettings
+from modelway_runtime.settings import Name, Port, Value, decoded
 
 Seconds: TypeAlias = Annotated[float, Meta(gt=0)]
 File: TypeAlias = Annotated[str, Meta(max_length=4096, pattern=r"\A/[^\x00-\x1f\x7f]+\Z")]
@@ -131,16 +130,7 @@ def read(path: str | os.PathLike[str]) -> Settings:
 
 def parse(text: bytes) -> Settings:
     """The settings in a JSON document. Raises WrongSettings, with the field that is wrong."""
-    try:
-        settings = msgspec.json.decode(text, type=Settings)
-    except UnicodeDecodeError as error:
-        raise WrongSettings(f"not UTF-8: {error}") from None
-    except msgspec.DecodeError as error:
-        raise WrongSettings(str(error)) from None
-    wrong = next(_inconsistencies(settings), None)
-    if wrong:
-        raise WrongSettings(wrong)
-    return settings
+    return decoded(text, Settings, _inconsistencies)
 
 
 def _inconsistencies(settings: Settings) -> Iterator[str]:

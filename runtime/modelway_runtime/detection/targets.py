@@ -38,7 +38,6 @@ _SLACK_S = 300.0
 """A release that is told by a person or read from samples may be off by so much."""
 _ROLLED_OUT_S = 86400.0
 """A commit that is not rolled out within so long is not looked for."""
-_LONGEST_FILE_S = 5 * 366 * 86400.0
 
 
 class WrongQuestion(Exception):
@@ -121,7 +120,8 @@ def of_laptop(
         watched = _laptop_watched(environment, model, team, namespace or f"local-{environment}")
         history = FileHistory(series, watched, server.scrape_interval_s)
         if namespace is None:
-            seen = history.rollouts(time.time() - _LONGEST_FILE_S, time.time())
+            last = history.last()
+            seen = history.rollouts(last - HISTORY_S, last + STEP_S)
             names = {one.namespace for one in seen if one.model == model}
             if names:
                 watched = _laptop_watched(environment, model, team, _only_one(names, model))
@@ -269,10 +269,10 @@ def _only_one(names: set[str], model: str) -> str:
     return next(iter(names))
 
 
-def _end(history: History, watched: Watched) -> float:
-    """After the last sample of a file: what "now" is there. Raises WrongQuestion."""
-    now = time.time()
-    load, _ = history.release(watched, (), now - _LONGEST_FILE_S, now + 86400.0)
+def _end(history: FileHistory, watched: Watched) -> float:
+    """After the model's last sample in a file: what "now" is there. Raises WrongQuestion."""
+    last = history.last()
+    load, _ = history.release(watched, (), last - HISTORY_S, last + 2 * STEP_S)
     known = np.flatnonzero(np.isfinite(load.values))
     if not len(known):
         raise WrongQuestion(f"the file has no requests of {watched.model} in {watched.namespace}")

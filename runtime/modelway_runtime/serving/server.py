@@ -6,9 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
-import os
 import signal
-import socket
 import ssl
 import sys
 import tempfile
@@ -22,6 +20,7 @@ import uvicorn
 import uvloop
 from prometheus_client import start_http_server
 
+from modelway_runtime.process import listener, stop_on_signals
 from modelway_runtime.serving import http_protocol, telemetry, tls
 from modelway_runtime.serving.audit import AuditLog
 from modelway_runtime.serving.auth import Authenticator, make_authenticator
@@ -83,7 +82,7 @@ async def _serve(
     reread: Callable[[], Sequence[Served]] | None,
     started: Callable[[Ports], None] | None,
 ) -> None:
-    stop = _on_signals()
+    stop = stop_on_signals()
     metrics = ServerMetrics(settings.metrics.latency_buckets_s)
     watch_gpus(metrics)
     authenticator = make_authenticator(settings.auth)
@@ -201,9 +200,12 @@ async def _listening(
 ) -> AsyncIterator[tuple[Ports, Servers]]:
     """All ports are taken before anything is loaded: health can be asked from the beginning."""
     http_port = settings.http.port if settings.http else 0
-    listener = _listener(host, http_port)
+    try:
+        socket = listener(host, http_port)
+    except OSError as error:
+        raise NotServed(f"port {http_port} of {host} cannot be opened: {error.strerror}") from None
     http = _Uvicorn(_uvicorn_config(settings, RestApp(core, settings.limits.request_bytes)))
-    serving = asyncio.create_task(http.serve(sockets=[listener]))
+    serving = asyncio.create_task(http.serve(sockets=[socket]))
     grpc = None
     grpc_port = None
     if settings.grpc:
@@ -214,7 +216,7 @@ async def _listening(
         except OSError as error:
             raise NotServed(f"port {settings.grpc.port} of {host}: {error}") from None
     server, thread = _metrics_server(host, settings.metrics.port, metrics)
-    ports = Ports(listener.getsockname()[1], grpc_port, server.server_port)
+    ports = Ports(socket.getsockname()[1], grpc_port, server.server_port)
     try:
         yield ports, Servers(http, grpc)
     finally:
@@ -255,20 +257,6 @@ def _uvicorn_config(settings: Settings, app: RestApp) -> uvicorn.Config:
     return config
 
 
-def _listener(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(2048)  # before the port is announced; uvicorn's own backlog
-    except OSError as error:
-        listener.close()
-        raise NotServed(f"port {port} of {host} cannot be opened: {error.strerror}") from None
-    listener.setblocking(False)
-    return listener
-
-
 def _metrics_server(host: str, port: int, metrics: ServerMetrics) -> tuple[WSGIServer, Thread]:
     try:
         return start_http_server(port, host, metrics.registry)
@@ -294,19 +282,3 @@ def _reload_tls(context: ssl.SSLContext, settings: Tls) -> None:
         tls.reload(context, settings)
     except ConfigError as error:
         log.warning("%s", error)
-
-
-def _on_signals() -> asyncio.Event:
-    """Set by the first SIGTERM or SIGINT; a second one ends the process at once."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def on_signal() -> None:
-        if stop.is_set():
-            os._exit(130)
-        stop.set()
-
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    return stop

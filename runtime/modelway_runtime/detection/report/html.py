@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from modelway_runtime.detection import sanitise
 from modelway_runtime.detection import verdict as verdicts
 from modelway_runtime.detection.judgement import Plot
 from modelway_runtime.detection.report import plot as pictures
@@ -57,12 +58,13 @@ def page(verdict: Verdict, plots: Sequence[Plot]) -> str:
     panels = _panels(verdict, metrics, plots)
     text = _environment().get_template("page.html.j2").render(
         verdict=verdict,
-        headline=words.headline(verdict, words.name),
+        headline=words.headline(verdict, sanitise.name),
         metrics=metrics,
         bars=_bars(metrics),
         told=[panel for panel in panels if panel.state != "unchanged"],
         unchanged=[panel for panel in panels if panel.state == "unchanged"],
-        document=words.visible(verdicts.to_json(verdict).decode(), keep="\n"),
+        document=sanitise.visible(verdicts.to_json(verdict).decode(), keep="\n"),
+        sanitise=sanitise,
         words=words,
         shortened=shortened,
         marks=MARKS,
@@ -76,7 +78,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["visible"] = lambda text: words.visible(text, keep="\n")
+    environment.filters["visible"] = lambda text: sanitise.visible(text, keep="\n")
     return environment
 
 
@@ -92,7 +94,7 @@ def _panels(verdict: Verdict, metrics: Sequence[MetricVerdict], plots: Sequence[
 
 
 def _picture(plot: Plot, verdict: Verdict, tests: Sequence[MetricVerdict], prefix: str) -> Markup:
-    clauses = [words.difference(verdict, one, words.name) for one in tests]
+    clauses = [words.difference(verdict, one, sanitise.name) for one in tests]
     said = "; ".join(clause for clause in clauses if clause)
     svg = pictures.svg((plot,), verdict, titled=False, prefix=prefix, description=said)
     for name, colour in pictures.COLOURS.items():

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from modelway_runtime.detection import sanitise
 from modelway_runtime.detection.judgement import Plot
 from modelway_runtime.detection.report import words
 from modelway_runtime.detection.report.mermaid import chart
@@ -66,7 +67,7 @@ def comment(
 
 
 def _join(verdict: Verdict, sections: list[_Section], left_out: list[_Section], page_url: str | None) -> str:
-    parts = [f"> [!{_ALERTS[verdict.state]}]\n> **{words.headline(verdict, words.code)}**"]
+    parts = [f"> [!{_ALERTS[verdict.state]}]\n> **{words.headline(verdict, sanitise.code)}**"]
     if left_out:
         names = ", ".join(one.name for one in sorted(left_out, key=lambda one: one.rank))
         where = f" The {words.link('full report', page_url)} has them." if page_url else ""
@@ -81,7 +82,7 @@ def _sections(
     metrics = words.ranked(verdict)
     told = [one for one in metrics if one.state != "unchanged"]
     unchanged = [one for one in metrics if one.state == "unchanged"]
-    command = words.fence(revert, "sh") if revert and verdict.state == "regressed" else ""
+    command = sanitise.fence(revert, "sh") if revert and verdict.state == "regressed" else ""
     changed = [one for one in metrics if one.state in ("regressed", "improved")] or metrics[:1]
     return [
         _Section("when it is decided", 0, words.outlook(verdict)),
@@ -132,7 +133,7 @@ def _row(metric: MetricVerdict) -> list[str]:
     )
     state = words.reason(metric) or metric.state
     return [
-        f"{words.code(metric.name)}{test}",
+        f"{sanitise.code(metric.name)}{test}",
         values,
         f"{size} ({interval})" if interval else size,
         words.probability(metric.p).replace("<", "&lt;"),
@@ -145,7 +146,7 @@ def _row(metric: MetricVerdict) -> list[str]:
 def _unchanged(verdict: Verdict, unchanged: Sequence[MetricVerdict]) -> str:
     parts = [f"{len(unchanged)} unchanged."] if unchanged else []
     if verdict.state in ("unchanged", "improved"):
-        parts.append(words.seen(verdict, words.code))
+        parts.append(words.seen(verdict, sanitise.code))
     return " ".join(filter(None, parts))
 
 
@@ -160,7 +161,7 @@ def _cause(verdict: Verdict) -> str:
         sha = verdict.commit.sha
         found = {"argocd": "as Argo CD says", "history": "the newest that changed this model"}
         # GitHub makes a link of a whole hash that is not code.
-        shown = sha if _SHA.fullmatch(sha) else words.code(sha)
+        shown = sha if _SHA.fullmatch(sha) else sanitise.code(sha)
         line = f"**Commit:** {shown}, {found[verdict.commit.found_by]}"
         if verdict.pull_request:
             line += f", of {words.link(f'#{verdict.pull_request.number}', verdict.pull_request.url)}"
@@ -176,8 +177,9 @@ def _cause(verdict: Verdict) -> str:
 
 
 def _rollout(rollout: Rollout) -> str:
-    name = f"{words.code(rollout.model)} {words.code(rollout.version)} in {words.code(rollout.namespace)}"
-    pods = f", pods {words.code(rollout.hash)}" if rollout.hash else ""
+    model, version = sanitise.code(rollout.model), sanitise.code(rollout.version)
+    name = f"{model} {version} in {sanitise.code(rollout.namespace)}"
+    pods = f", pods {sanitise.code(rollout.hash)}" if rollout.hash else ""
     return f"{name} at {words.time(rollout.started_at)}{pods}"
 
 
@@ -187,8 +189,8 @@ def _chart(verdict: Verdict, metrics: Sequence[MetricVerdict], plots: Sequence[P
     for metric in metrics:
         drawn = chart(verdict, metric, by_name[metric.name]) if metric.name in by_name else None
         if drawn:
-            block = words.fence(drawn.source, "mermaid")
-            summary = f"Chart of {words.html_code(metric.name)}"
+            block = sanitise.fence(drawn.source, "mermaid")
+            summary = f"Chart of {sanitise.html_code(metric.name)}"
             return _details(summary, f"{block}\n\n{drawn.legend.capitalize()}")
     return ""
 
@@ -196,7 +198,7 @@ def _chart(verdict: Verdict, metrics: Sequence[MetricVerdict], plots: Sequence[P
 def _queries(summary: str, metrics: Sequence[MetricVerdict], without: Sequence[MetricVerdict] = ()) -> str:
     known = {query for metric in without for query in metric.queries}
     queries = dict.fromkeys(query for metric in metrics for query in metric.queries if query not in known)
-    return _details(summary, "\n\n".join(words.fence(query, "promql") for query in queries))
+    return _details(summary, "\n\n".join(sanitise.fence(query, "promql") for query in queries))
 
 
 def _windows(verdict: Verdict, metrics: Sequence[MetricVerdict]) -> str:
@@ -209,7 +211,7 @@ def _windows(verdict: Verdict, metrics: Sequence[MetricVerdict]) -> str:
     )
     rows = [
         [
-            f"{words.code(one.name)}, {one.test}",
+            f"{sanitise.code(one.name)}, {one.test}",
             f"{words.window(one.windows.history)} ({one.counts.history})",
             f"{words.window(one.windows.before)} ({one.counts.before})",
             f"{words.window(one.windows.after)} ({one.counts.after})",
@@ -232,7 +234,8 @@ def _origin(verdict: Verdict, page_url: str | None) -> str:
         )
     report = f" · {words.link('full report', page_url)}" if page_url else ""
     return (
-        f"<sub>Judged {words.time(verdict.judged_at)}{spans} · series {words.code(verdict.series_digest)} · "
-        f"detector {words.code(verdict.detector_version)}{report} · "
+        f"<sub>Judged {words.time(verdict.judged_at)}{spans} · "
+        f"series {sanitise.code(verdict.series_digest)} · "
+        f"detector {sanitise.code(verdict.detector_version)}{report} · "
         "reproduce: `modelway-runtime replay VERDICT.json`</sub>"
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from modelway_runtime.detection import sanitise
 from modelway_runtime.detection.evidence import Array
 from modelway_runtime.detection.judgement import Plot
 from modelway_runtime.detection.report import words
@@ -77,7 +78,7 @@ def svg(
     text = drawn.decode()
     text = text[text.index("<svg") :]
     text = re.sub(r'(id="|="#|url\(#)', rf"\g<1>{prefix}-", text)
-    title = ", ".join(words.name(plot.name) for plot in plots) or "No series"
+    title = ", ".join(sanitise.name(plot.name) for plot in plots) or "No series"
     named = (
         f'<title id="{prefix}-title">{html.escape(title)}</title>\n'
         f'<desc id="{prefix}-desc">{html.escape(description or f"{title} over time")}</desc>\n'
@@ -129,7 +130,7 @@ def _panels(figure: Figure, plots: Sequence[Plot], verdict: Verdict | None, titl
             artist.set_gid(f"{artist.get_gid()}-{index}")
         if titled:
             axes.set_title(
-                words.ascii_name(plot.name, 80), loc="left", pad=24, weight="bold", parse_math=False,
+                sanitise.ascii_name(plot.name, 80), loc="left", pad=24, weight="bold", parse_math=False,
                 color=COLOURS["ink"],
             )  # fmt: skip
 

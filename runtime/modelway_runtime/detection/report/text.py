@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from modelway_runtime.detection import sanitise
 from modelway_runtime.detection.judgement import Plot
 from modelway_runtime.detection.report import words
 from modelway_runtime.detection.report.sparkline import shortened, sparkline
@@ -57,7 +58,7 @@ def _metric(metric: MetricVerdict, plot: Plot | None, colour: bool) -> list[str]
     mark = _paint(_MARKS[metric.state], metric.state, colour)
     values = f"{words.value(metric.before, metric.unit)} → {words.value(metric.after, metric.unit)}"
     size, interval = words.effect(metric), words.interval(metric)
-    name = words.ascii_name(metric.name, _COLUMNS[0] - 4)
+    name = sanitise.ascii_name(metric.name, _COLUMNS[0] - 4)
     lines = [f"{mark} {_columns(name, values, f'{size} ({interval})' if interval else size, 2)}"]
     said: list[str] = [] if metric.test == "level" else [metric.test]
     said += [words.reason(metric)] if words.reason(metric) else []
@@ -82,12 +83,12 @@ def _origin(verdict: Verdict) -> list[str]:
         lines.append(("rollout", _rollout(verdict.rollout)))
     if verdict.commit:
         pull = f", #{verdict.pull_request.number}" if verdict.pull_request else ""
-        lines.append(("commit", words.ascii_name(verdict.commit.sha, 64)[:12] + pull))
+        lines.append(("commit", sanitise.ascii_name(verdict.commit.sha, 64)[:12] + pull))
     lines += [("also", _rollout(one) + words.blame(verdict)) for one in verdict.other_rollouts[:5]]
     if len(verdict.other_rollouts) > 5:
         lines.append(("also", f"{len(verdict.other_rollouts) - 5} more rollouts in the windows"))
     lines.append(("gate", f"{verdict.outcome}: {words.gate(verdict)}"))
-    lines.append(("series", words.ascii_name(verdict.series_digest, 71)))
+    lines.append(("series", sanitise.ascii_name(verdict.series_digest, 71)))
     lines.append(("judged", words.time(verdict.judged_at)))
     return [
         line
@@ -101,7 +102,7 @@ def _rollout(rollout: Rollout) -> str:
 
 
 def _name(text: str) -> str:
-    return words.ascii_name(text, _LONGEST_NAME)
+    return sanitise.ascii_name(text, _LONGEST_NAME)
 
 
 def _wrap(text: str, width: int = WIDTH) -> list[str]:

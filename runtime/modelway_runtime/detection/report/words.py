@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import TypeAlias
 
+from modelway_runtime.detection.sanitise import html_code
 from modelway_runtime.detection.verdict import (
     Comparison,
     MetricVerdict,
@@ -26,7 +27,6 @@ from modelway_runtime.detection.verdict import (
 Quote: TypeAlias = Callable[[str], str]
 
 UNKNOWN = "–"
-LONGEST_NAME = 253
 # Next to where a percentage overflows; not a number is no less than it either.
 _TOO_LARGE = 1e300
 TITLES: dict[State, str] = {
@@ -63,58 +63,7 @@ _SCALES: dict[Unit, tuple[tuple[float, str], ...]] = {
 }
 
 
-def visible(text: str, keep: str = "") -> str:
-    """Every character that does not print, but those in ``keep``, as an escape.
-
-    A control character could move a cursor, a bidi control reorder what stands there.
-    """
-    return "".join(char if char.isprintable() or char in keep else _escape(char) for char in text)
-
-
-def _escape(char: str) -> str:
-    code = ord(char)
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
-
-
-def name(text: str, longest: int = LONGEST_NAME) -> str:
-    """A name that prints, cut after ``longest`` characters."""
-    shown = visible(text)
-    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
-
-
-def ascii_name(text: str, longest: int) -> str:
-    """A name in ASCII, everything else as an escape: one column a character, and a glyph in every font."""
-    return name(text.encode("ascii", "backslashreplace").decode("ascii"), longest)
-
-
-_PLAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._:/-]*[A-Za-z0-9])?")
-_MARKUP = re.compile(r"[^A-Za-z0-9 -]")
 _URL = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~%/?=&#:+,@!;-]*)?")
-
-
-def code(text: str) -> str:
-    """A name as code in a line or a table cell of Markdown."""
-    return f"`{text}`" if len(text) <= LONGEST_NAME and _PLAIN.fullmatch(text) else html_code(text)
-
-
-def html_code(text: str) -> str:
-    """A name as code where Markdown may or may not be read (within ``<summary>``).
-
-    As character references nothing in it is markup, a cell's end, a mention, a link or an emoji.
-    """
-    return f"<code>{_MARKUP.sub(lambda found: f'&#{ord(found[0])};', name(text))}</code>"
-
-
-def fence(text: str, language: str = "") -> str:
-    """Text as a fenced block of Markdown that nothing within can end.
-
-    A comment's beginning is written with an escape that PromQL and JSON read as the same text: no reader
-    of hidden markers finds one here.
-    """
-    shown = visible(text.strip("\n"), keep="\n").replace("<!--", "<!\\u002d-")
-    longest = max((len(run) for run in re.findall("`+", shown)), default=0)
-    mark = "`" * max(3, longest + 1)
-    return f"{mark}{language}\n{shown}\n{mark}"
 
 
 def safe_url(url: str) -> str | None:

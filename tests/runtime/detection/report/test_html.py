@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from modelway_runtime.detection import sanitise
 from modelway_runtime.detection.report import html, words
 from modelway_runtime.detection.verdict import PullRequest, from_json, to_json
 from tests.runtime.detection.report.examples import CASES, metric, plot, regressed, verdict
@@ -48,7 +49,7 @@ def test_a_page_is_whole_by_itself(case: str) -> None:
     judged, plots = CASES[case]()
     page = html.page(judged, plots)
     found = valid(page)
-    assert words.headline(judged, words.name) in found.text
+    assert words.headline(judged, sanitise.name) in found.text
     assert found.tags.count("figure ") == len(plots)
     for picture in re.findall(r"<svg xmlns.*?</svg>", page, re.DOTALL):
         assert 'role="img"' in picture
@@ -83,7 +84,7 @@ HARMLESS = Structure(html.page(named("ranker"), ()))
 def test_names_end_as_text(name: str) -> None:
     found = Structure(html.page(named(name), ()))
     assert found.tags == HARMLESS.tags
-    assert found.text.count(words.name(name)) >= 5
+    assert found.text.count(sanitise.name(name)) >= 5
     assert not re.search("[\u202a-\u202e\u2066-\u2069\x00]", found.text)
 
 

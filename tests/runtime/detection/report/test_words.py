@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelway_runtime.detection import sanitise
 from modelway_runtime.detection.report import words
 from modelway_runtime.detection.report.sparkline import shortened, sparkline
 from modelway_runtime.detection.verdict import Unit
@@ -109,8 +110,8 @@ def test_the_sentence_names_the_regression_that_is_largest_against_its_threshold
 
 @given(st.text())
 def test_what_does_not_print_is_escaped(text: str) -> None:
-    assert words.visible(text).isprintable()
-    assert len(words.name(text)) <= words.LONGEST_NAME
+    assert sanitise.visible(text).isprintable()
+    assert len(sanitise.name(text)) <= sanitise.LONGEST_NAME
 
 
 class TestSparkline:

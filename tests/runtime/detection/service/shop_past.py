@@ -1,6 +1,6 @@
 """Ten days of a small shop in a real Prometheus, up to now, and settings of a detector that watches it.
 
-``ranker`` got slower with a release three hours ago, ``encoder`` never changes, ``sorter`` has a slow canary
+``ranker`` got slower with a release two hours ago, ``encoder`` never changes, ``sorter`` has a slow canary
 and ``mixer`` a good one since 40 minutes, ``reader`` was released ten minutes ago.
 """
 
@@ -19,7 +19,7 @@ from tests.support.prometheus import series, text
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 NOW = math.floor(time.time() / MINUTE) * MINUTE
-RELEASED = NOW - 3 * HOUR
+RELEASED = NOW - 2 * HOUR
 CANARY_SINCE = NOW - 40 * MINUTE
 OLD, NEW = "7d9f8c6b5", "5c4b3a2f1"
 BOUNDS = (0.005, 0.01, 0.02, 0.05, 0.5)
@@ -28,7 +28,7 @@ Json = dict[str, Any]
 # Of each model: how far back it goes, and its revisions as (version, hash, first, last, how slow, share of the load).
 Revision = tuple[str, str, float, float, float, float]
 MODELS: dict[str, Sequence[Revision]] = {
-    "ranker": (("1.0.0", OLD, 10 * DAY, 3 * HOUR, 1.0, 1.0), ("2.0.0", NEW, 3 * HOUR, 0, 1.6, 1.0)),
+    "ranker": (("1.0.0", OLD, 10 * DAY, 2 * HOUR, 1.0, 1.0), ("2.0.0", NEW, 2 * HOUR, 0, 1.6, 1.0)),
     "encoder": (("1.0.0", OLD, 10 * DAY, 0, 1.0, 1.0),),
     "sorter": (
         ("1.0.0", OLD, 5 * HOUR, 0, 1.0, 0.8),
@@ -55,7 +55,7 @@ def past(*models: str, seed: int = 0) -> str:
 def _revision(random: np.random.Generator, model: str, revision: Revision) -> Iterator[str]:
     version, pod_hash, first, last, slow, share = revision
     # A server is scraped until its end and a little into the future: the tests take minutes.
-    end = NOW - last + (5 * MINUTE if last == 0 else 0)
+    end = NOW - last + (30 * MINUTE if last == 0 else 0)
     long_ago = np.arange(NOW - first, min(NOW - 6 * HOUR, end), 2 * MINUTE)  # fewer samples, a faster test
     times = np.concatenate([long_ago, np.arange(max(NOW - 6 * HOUR, NOW - first), end, MINUTE)])
     target = {

@@ -365,12 +365,16 @@ def test_a_loop_looks_at_each_time_of_the_schedule_and_stops(
 ) -> None:
     """The schedule's own clock has minutes; here the times come faster."""
     here = Here(settings(tmp_path, shop.url, ["encoder"], schedule="* * * * *"))
-    looked: list[float] = []
     monkeypatch.setattr(watchers, "next_time", lambda _settings, now: now)
-    monkeypatch.setattr(Watcher, "look", lambda _self, now: looked.append(now) or time.sleep(0.05))
+    looked: set[float | None] = {None}
+
+    def thrice() -> bool:
+        looked.add(here.memory.looked("search-prod", "encoder"))
+        return len(looked - {None}) >= 3
+
     thread = threading.Thread(target=here.watcher.run)
     thread.start()
-    eventually(lambda: len(looked) >= 3)
+    eventually(thrice)
     here.watcher.stop.set()
     thread.join(5)
     assert not thread.is_alive()

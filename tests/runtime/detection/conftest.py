@@ -1,4 +1,4 @@
-"""One Prometheus with the past of a shop, and one GitHub, for each test process."""
+"""One Prometheus with the past of a shop, and one GitHub, for each test process; made where they are asked for."""
 
 from __future__ import annotations
 
