@@ -2,7 +2,8 @@
 
 After a release the level is compared with what the bins just before it let expect. How much the last
 five minutes, quarter of an hour, hour and four hours say of the next ones is learnt from the history
-itself, by regression over all earlier moments; what that regression misses there is the null.
+itself, by regression over all earlier moments; what that regression misses there is the null, at the scale
+of moments of like load.
 """
 
 from __future__ import annotations
@@ -27,19 +28,30 @@ from modelway_runtime.detection.numerics import (
 BEFORE = 48
 """Bins before a moment that are looked at: four hours."""
 _LOOKS = (1, 3, 12, BEFORE)
+_NEW_AGAINST = (3, 288)
+"""Bins before the moment from whose median a new level departs: a quarter of an hour and a day."""
 _CLIP = 5.0
+_TINY = 1e-9
 _AROUND = 13
 FEWEST = 60
 """Earlier moments that a null needs; they overlap, so this is a handful of independent ones."""
+_LOADS = 6
+"""Parts of the history, by load, each of which has a scale of its own."""
+_PRIOR = 8.0
+"""Windows that the scale of the whole history weighs in each of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """``effect`` is on the scale of the values, ``later`` that of the second half of the window; ``null`` the
-    same at all earlier moments, worth ``independent`` of them; ``p`` two-sided."""
+    """``effect`` is on the scale of the values, ``later`` that of the second half of the window.
+
+    ``departures`` are from the last quarter of an hour and from the median of the day before; ``null`` holds
+    the effects at all earlier moments, worth ``independent`` of them; ``p`` is two-sided.
+    """
 
     effect: float
     later: float
+    departures: tuple[float, ...]
     null: Array
     independent: float
     p: float
@@ -56,9 +68,15 @@ class Contrast:
 
     def persists(self, share: float) -> bool:
         """Whether the second half of the window still has this share of the effect."""
-        return bool(
-            np.sign(self.later) == np.sign(self.effect) and abs(self.later) >= share * abs(self.effect)
-        )
+        return self._has(share, self.later)
+
+    def departs(self, share: float) -> bool:
+        """Whether the level is new by this share of the effect. What goes back to what was usual, or was so
+        already, comes from something before: an incident that ended, say."""
+        return all(self._has(share, departure) for departure in self.departures)
+
+    def _has(self, share: float, part: float) -> bool:
+        return bool(np.sign(part) == np.sign(self.effect) and abs(part) >= share * abs(self.effect))
 
 
 def contrast(rest: Array, load: Array, first: int, usable: Mask, finest: float = 0.0) -> Contrast | None:
@@ -84,15 +102,41 @@ def contrast(rest: Array, load: Array, first: int, usable: Mask, finest: float =
     missed = level - columns @ weights
     half = windows[first : first + 1, after.sum() // 2 :]
     later = float(locations(half, deviation)[0] - columns[first] @ weights)
-    effect, null = float(missed[first]), missed[fit]
+    usual = [_median(rest[max(first - bins, 0) : first]) for bins in _NEW_AGAINST]
+    departures = tuple(float(level[first] - each) for each in usual if np.isfinite(each))
+    scales = _scales(missed, means_before(load, width)[width:][: len(level)], fit, width)
+    effect, null = float(missed[first]), missed[fit] / scales[fit] * scales[first]
     independent = max(len(null) / width, 2.0)
-    return Contrast(effect, later, null, independent, _share(effect, null, independent))
+    p = _share(effect, null, independent)
+    return Contrast(effect, later, departures, null, independent, p)
+
+
+def _median(values: Array) -> float:
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if len(known) else float("nan")
+
+
+def _scales(missed: Array, load: Array, fit: Mask, width: int) -> Array:
+    """How far chance reaches at each moment: the busy hours of a model may be its restless ones.
+
+    Deviations of parts of the null by load, each drawn to that of the whole; between them by interpolation.
+    """
+    whole = max(scale(missed[fit]), _TINY)
+    known = np.flatnonzero(fit & np.isfinite(load))
+    if len(known) < _LOADS * FEWEST or np.ptp(load[known]) == 0:
+        return np.full(len(missed), whole)
+    parts = np.array_split(known[np.argsort(load[known], kind="stable")], _LOADS)
+    windows = len(known) / _LOADS / width
+    own = np.array([scale(missed[part]) for part in parts])
+    drawn = np.sqrt((windows * own**2 + _PRIOR * whole**2) / (windows + _PRIOR))
+    found = np.exp(np.interp(load, [float(np.median(load[part])) for part in parts], np.log(drawn)))
+    return np.where(np.isfinite(load), found, whole)
 
 
 def _share(effect: float, null: Array, independent: float) -> float:
     """Two-sided p: by the null itself, but never less than Student's t with as many degrees of freedom as
     the null has windows that do not overlap: with a long history the first decides, else the second."""
-    deviation = max(scale(null), 1e-9)
+    deviation = max(scale(null), _TINY)
     return max(tail_share(effect, null), float(2 * stats.t.sf(abs(effect) / deviation, independent)))
 
 

@@ -20,6 +20,8 @@ BEFORE_S = BEFORE * BIN * 60.0
 """Seconds before a release that it is compared with: four hours."""
 LASTS: dict[Test, float] = {"level": 0.6, "spread": 0.4}
 """Share of the effect that the second half of the window must still have."""
+_DEPARTS = 0.35
+"""Share of the effect by which the level must be another than just before, and than usual."""
 _WEIGHTS: dict[Test, float] = {"level": 1.2, "spread": 0.8}
 _OUTSIDE = 0.17
 """Share of the bins after a release whose load may lie outside what the history has seen: one of six."""
@@ -155,7 +157,7 @@ def _finding(one: Prepared, test: Test, context: Context, contrast: Contrast) ->
     picture = shown(one) if test == "level" else None
     if test == "level" and _unclear(one, contrast, test):
         return Finding(one.measured, test, one.form, context, reason="history_too_short", shown=picture)
-    lasts = contrast.persists(LASTS[test])
+    lasts = contrast.persists(LASTS[test]) and (test != "level" or contrast.departs(_DEPARTS))
     return Finding(one.measured, test, one.form, context, contrast, lasts=lasts, weight=weight, shown=picture)
 
 

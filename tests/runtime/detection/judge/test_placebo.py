@@ -87,9 +87,66 @@ def test_an_effect_that_goes_away_does_not_persist() -> None:
     values = rest(5, 0.0)
     values[FIRST : FIRST + WIDTH // 2] += 8.0
     assert not contrast(values).persists(0.6)
-    both = Contrast(1.0, -1.0, np.zeros(3), 3.0, 0.1)
+    both = Contrast(1.0, -1.0, (1.0, 1.0), np.zeros(3), 3.0, 0.1)
     assert not both.persists(0.1)
-    assert Contrast(-1.0, -0.6, np.zeros(3), 3.0, 0.1).persists(0.6)
+    assert Contrast(-1.0, -0.6, (-1.0, -1.0), np.zeros(3), 3.0, 0.1).persists(0.6)
+
+
+def incident(level: float, ends: int, after: float) -> Array:
+    """Two hours at another level until ``ends`` bins before the release, and one from the release on."""
+    values = 0.1 * rest(8)
+    values[FIRST - ends - 24 : FIRST - ends] += level
+    values[FIRST:] += after
+    return values
+
+
+@pytest.mark.parametrize(
+    ("level", "ends", "after", "departs"),
+    [(0.0, 0, 1.0, True), (0.0, 0, -1.0, True), (1.0, 4, 0.0, False), (-1.0, 4, 0.0, False),
+     (1.0, 0, 0.0, False), (1.0, 4, 2.0, True), (1.0, 0, 2.0, True), (-1.0, 0, 1.0, True)],
+)  # fmt: skip
+def test_the_end_of_an_incident_is_no_new_level(level: float, ends: int, after: float, departs: bool) -> None:
+    found = contrast(incident(level, ends, after))
+    assert found.departs(0.35) == departs
+
+
+def hours(seed: int, restless: float) -> tuple[Array, Array]:
+    """Values that vary ``restless`` times as much in the busy half of each day, and the log of the load."""
+    load = np.sin(2 * np.pi * np.arange(FIRST + WIDTH) / 288)
+    return rest(seed) * np.where(load > 0, restless, 1.0), load
+
+
+@pytest.mark.parametrize("first", [3000, 2850])
+def test_busy_hours_have_a_null_of_their_own(first: int) -> None:
+    """Bin 3000 is busy, 2850 is calm; of both the null is that of like hours."""
+    values, load = (part[: first + WIDTH] for part in hours(9, 6.0))
+    alike, _ = (part[: first + WIDTH] for part in hours(9, 1.0))
+    own = contrast(values, load, first).deviation / contrast(alike, load, first).deviation
+    pooled = (
+        contrast(values, NO_LOAD[: first + WIDTH], first).deviation / contrast(alike, load, first).deviation
+    )
+    if load[first] > 0:
+        assert 1.3 * pooled < own < 7.0
+    else:
+        assert 0.9 < own < 0.6 * pooled
+
+
+@pytest.mark.parametrize("restless", [1.0, 6.0])
+def test_p_of_nothing_is_about_uniform_at_all_hours(restless: float) -> None:
+    found = []
+    for seed in range(120):
+        values, load = hours(seed, restless)
+        at = FIRST - 12 * (seed % 24)
+        found.append(contrast(values[: at + WIDTH], load[: at + WIDTH], at, ALL[: at + WIDTH]).p)
+    low, high = (float(stats.binom.ppf(tail, 120, 0.1)) for tail in (1e-5, 1 - 1e-5))
+    assert low <= sum(p < 0.1 for p in found) <= high
+
+
+def test_a_load_that_is_not_known_or_never_changes_says_nothing_of_the_scale() -> None:
+    values = rest(10)
+    plain = contrast(values)
+    assert contrast(values, np.full(len(values), np.nan)).p == pytest.approx(plain.p)
+    assert contrast(values, NO_LOAD + 2.0).p == pytest.approx(plain.p)
 
 
 def test_missing_bins_of_the_window_are_missing_in_the_placebo_too() -> None:

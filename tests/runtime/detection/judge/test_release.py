@@ -80,6 +80,18 @@ def test_a_faster_release_improved() -> None:
     assert level(verdict).effect.relative == pytest.approx(-0.25, abs=0.04)  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(("factor", "ends"), [(1.5, 20), (1.5, 0), (0.6, 20), (0.6, 0)])
+def test_an_incident_that_ends_before_a_release_is_none_of_its_doing(factor: float, ends: int) -> None:
+    minute = np.arange(END)
+    during = (minute >= AT - ends - 130) & (minute < AT - ends)
+    assert latency(np.where(during, factor, 1.0) * quiet().latency).state == "unchanged"
+
+
+@pytest.mark.parametrize("before", [20, 60])
+def test_what_began_before_a_release_is_none_of_its_doing(before: int) -> None:
+    assert latency(made.step(quiet().latency, AT - before, 1.5)).state == "unchanged"
+
+
 @pytest.mark.parametrize(("worse", "factor", "state"), [
     ("up", 0.5, "improved"), ("down", 0.5, "regressed"), ("down", 2.0, "improved"), ("both", 0.5, "regressed"),
     ("both", 2.0, "regressed"),
