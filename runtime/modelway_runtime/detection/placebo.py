@@ -28,8 +28,8 @@ from modelway_runtime.detection.numerics import (
 BEFORE = 48
 """Bins before a moment that are looked at: four hours."""
 _LOOKS = (1, 3, 12, BEFORE)
-_NEW_AGAINST = (3, 288)
-"""Bins before the moment from whose median a new level departs: a quarter of an hour and a day."""
+_NEW_AGAINST = (6, 288)
+"""Bins before the moment from whose median a new level departs: half an hour and a day."""
 _CLIP = 5.0
 _TINY = 1e-9
 _AROUND = 13
@@ -45,7 +45,7 @@ _PRIOR = 8.0
 class Contrast:
     """``effect`` is on the scale of the values, ``later`` that of the second half of the window.
 
-    ``departures`` are from the last quarter of an hour and from the median of the day before; ``null`` holds
+    ``departures`` are from the medians of the last half hour and of the day before; ``null`` holds
     the effects at all earlier moments, worth ``independent`` of them; ``p`` is two-sided.
     """
 
@@ -89,7 +89,7 @@ def contrast(rest: Array, load: Array, first: int, usable: Mask, finest: float =
         return None
     deviation = max(scale(rest[:first]), finest)
     looks = _before(_calm(rest, first, _CLIP * deviation))
-    looks[: len(load) - width + 1, -2] = _load_change(load, width)
+    looks[: len(load) - width + 1, -2] = rise(load, width)
     windows = windows_of(rest, width)[:, after]  # the placebo lacks the same bins as the window
     level = locations(windows, deviation)
     moments = np.arange(len(level))
@@ -158,7 +158,7 @@ def _before(rest: Array) -> Array:
     return np.column_stack([*looks, np.zeros(len(rest) + 1), np.ones(len(rest) + 1)])
 
 
-def _load_change(load: Array, width: int) -> Array:
-    """Of the log, from the hour before to the window; none where it is not known."""
+def rise(load: Array, width: int) -> Array:
+    """Of the log of the load, from the hour before each moment to its window; none where it is not known."""
     after = means_before(load, width)[width:]
     return np.nan_to_num(after - means_before(load, 12)[: len(after)])

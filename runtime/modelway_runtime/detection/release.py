@@ -28,6 +28,8 @@ _OUTSIDE = 0.17
 _FEWEST_KNOWN = 0.5
 _LONG_S = 9 * 86400.0
 """A history that is long enough; with less, what is not clear is inconclusive."""
+_STEEPEST = (1.25, 0.05)
+"""How much the load may rise or fall: times the most in a short history, and more (of its log)."""
 _CLEAR = 0.005
 """A p from which a change is clear even so."""
 _SHORTEST_S = 26 * 3600.0
@@ -199,9 +201,21 @@ def _reason(one: Prepared, context: Context) -> Reason | None:
     if len(after) < 2 or after.mean() < _FEWEST_KNOWN or before.mean() < _FEWEST_KNOWN:
         return "too_many_gaps"
     outside = prepare.load_outside(one.bins.load, one.past, ~one.past)
-    if one.measured.pattern.metric != "throughput" and outside > _OUTSIDE:
+    if one.measured.pattern.metric != "throughput" and (outside > _OUTSIDE or _leaps(one)):
         return "load_outside_history"
     return None
+
+
+def _leaps(one: Prepared) -> bool:
+    """Whether the load changes more than ever, and the history is too short to tell what comes of that."""
+    first = one.bins.first
+    if first * BIN * 60 >= _LONG_S:
+        return False
+    rises = placebo.rise(one.bins.load, len(one.bins.load) - first)
+    past = rises[: max(2 * first - len(one.bins.load), 0) + 1]  # whose windows end before the release
+    times, more = _STEEPEST
+    low, high = min(past.min(), 0.0), max(past.max(), 0.0)
+    return bool(not times * low - more <= rises[first] <= times * high + more)
 
 
 def _spread(one: Prepared) -> Contrast | None:

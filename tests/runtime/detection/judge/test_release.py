@@ -178,6 +178,20 @@ def test_a_surge_such_as_history_has_not_seen_is_not_judged() -> None:
     assert level(verdict).effect is None
 
 
+@pytest.mark.parametrize(("days", "factor", "state"), [
+    (2, 1.0, "unchanged"), (2, 2.2, "inconclusive"), (2, 1 / 2.2, "inconclusive"), (10, 1 / 2.2, "unchanged"),
+])  # fmt: skip
+def test_a_leap_of_the_load_is_not_judged_by_a_short_history(days: int, factor: float, state: str) -> None:
+    """Memory that follows the load, at an hour where twice the load, or half, is nothing new."""
+    at = days * DAY + 60 * (7 if factor > 1 else 19)
+    load = quiet().load[: at + 60].copy()
+    load[at:] *= factor
+    values = 1e9 * np.exp(0.2 * np.log(load) + 0.01 * rng().standard_normal(len(load)))
+    verdict = verdict_of(evidence(load, {"memory": values}, at))
+    assert verdict.state == state
+    assert (verdict.reason or None) == ("load_outside_history" if state == "inconclusive" else None)
+
+
 # Errors
 
 
