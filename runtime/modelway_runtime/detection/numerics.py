@@ -16,12 +16,22 @@ bins with spikes hardly move it."""
 _TINY = 1e-12
 
 
+def median(values: Array) -> float:
+    """Of the known values; NaN without one. A verdict takes a thousand, which numpy's own would make the most
+    of its time."""
+    known = values[np.isfinite(values)]
+    half = len(known) // 2
+    if not len(known):
+        return float("nan")
+    if len(known) % 2:
+        return float(np.partition(known, half)[half])
+    parted = np.partition(known, (half - 1, half))
+    return float((parted[half - 1] + parted[half]) / 2)
+
+
 def scale(values: Array) -> float:
     """Standard deviation by the median absolute deviation; 0 for a constant, NaN without values."""
-    finite = values[np.isfinite(values)]
-    if not len(finite):
-        return float("nan")
-    return float(NORMAL_MAD * np.median(np.abs(finite - np.median(finite))))
+    return NORMAL_MAD * median(np.abs(values - median(values)))
 
 
 def robust_fit(columns: Array, values: Array, rounds: int = 3) -> Array:
@@ -39,7 +49,7 @@ def robust_fit(columns: Array, values: Array, rounds: int = 3) -> Array:
             np.linalg.solve(weighted.T @ columns + ridge, weighted.T @ values), np.float64
         )
         rest = np.abs(values - columns @ coefficients)
-        spread = NORMAL_MAD * np.median(rest) + _TINY
+        spread = NORMAL_MAD * median(rest) + _TINY
         weights = 1.0 / np.maximum(1.0, rest / (_HUBER * spread))
     return coefficients
 

@@ -17,6 +17,7 @@ from modelway_runtime.detection.evidence import Array, Mask
 from modelway_runtime.detection.numerics import (
     locations,
     means_before,
+    median,
     robust_fit,
     row_medians,
     scale,
@@ -102,18 +103,13 @@ def contrast(rest: Array, load: Array, first: int, usable: Mask, finest: float =
     missed = level - columns @ weights
     half = windows[first : first + 1, after.sum() // 2 :]
     later = float(locations(half, deviation)[0] - columns[first] @ weights)
-    usual = [_median(rest[max(first - bins, 0) : first]) for bins in _NEW_AGAINST]
+    usual = [median(rest[max(first - bins, 0) : first]) for bins in _NEW_AGAINST]
     departures = tuple(float(level[first] - each) for each in usual if np.isfinite(each))
     scales = _scales(missed, means_before(load, width)[width:][: len(level)], fit, width)
     effect, null = float(missed[first]), missed[fit] / scales[fit] * scales[first]
     independent = max(len(null) / width, 2.0)
     p = _share(effect, null, independent)
     return Contrast(effect, later, departures, null, independent, p)
-
-
-def _median(values: Array) -> float:
-    known = values[np.isfinite(values)]
-    return float(np.median(known)) if len(known) else float("nan")
 
 
 def _scales(missed: Array, load: Array, fit: Mask, width: int) -> Array:
@@ -129,7 +125,7 @@ def _scales(missed: Array, load: Array, fit: Mask, width: int) -> Array:
     windows = len(known) / _LOADS / width
     own = np.array([scale(missed[part]) for part in parts])
     drawn = np.sqrt((windows * own**2 + _PRIOR * whole**2) / (windows + _PRIOR))
-    found = np.exp(np.interp(load, [float(np.median(load[part])) for part in parts], np.log(drawn)))
+    found = np.exp(np.interp(load, [median(load[part]) for part in parts], np.log(drawn)))
     return np.where(np.isfinite(load), found, whole)
 
 

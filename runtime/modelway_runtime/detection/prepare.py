@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from modelway_runtime.detection.evidence import Array, Index, Mask
-from modelway_runtime.detection.numerics import robust_fit, row_medians, scale
+from modelway_runtime.detection.numerics import median, robust_fit, row_medians, scale
 
 BIN = 5
 """Minutes of a bin: long enough that a spike of a minute or two does not move its median."""
@@ -111,12 +111,8 @@ def adjust(
         usable &= np.isfinite(load)
     known_times = times[usable]
     if usable.sum() < 2 * _HARMONICS + 8 or known_times[-1] - known_times[0] < _PROFILE_S:
-        known = values[past & np.isfinite(values)]
-        return (
-            Adjusted(values - np.median(known), np.full(len(values), np.median(known)))
-            if len(known)
-            else Adjusted(values, np.zeros(len(values)))
-        )
+        level = np.nan_to_num(median(values[past]))
+        return Adjusted(values - level, np.full(len(values), level))
     profile = _profile(times)
     expected = _explained(profile, values, usable, blocks)
     if load is not None:
@@ -132,17 +128,16 @@ def levelled(rest: Array, blocks: Index, usable: Mask) -> Array:
     levels = np.zeros(len(rest))
     for block in np.unique(blocks):
         inside = blocks == block
-        known = rest[inside & usable & np.isfinite(rest)]
-        if len(known):
-            levels[inside] = np.median(known)
+        level = median(rest[inside & usable])
+        levels[inside] = level if np.isfinite(level) else 0.0
     return np.asarray(rest - levels)
 
 
 def _profile(times: Array) -> Array:
-    """Harmonics of the day, without a constant."""
-    angle = 2 * np.pi * (times % 86400) / 86400
+    """Harmonics of the day, without a constant. The bins of all days begin at the same times."""
+    angle = 2 * np.pi * (times[:BINS_A_DAY] % 86400) / 86400
     waves = [turn(k * angle) for k in range(1, _HARMONICS + 1) for turn in (np.cos, np.sin)]
-    return np.column_stack(waves)
+    return np.column_stack(waves)[np.arange(len(times)) % BINS_A_DAY]
 
 
 def _response(load: Array, powers: int) -> Array:
@@ -160,7 +155,7 @@ def _explained(columns: Array, values: Array, usable: Mask, blocks: Index) -> Ar
     means = np.add.reduceat(whole, starts, axis=0) / lengths[:, None]
     inner = whole - np.repeat(means, lengths, axis=0)
     fitted = columns @ robust_fit(np.ascontiguousarray(inner[:, :-1]), inner[:, -1].copy())
-    return np.asarray(fitted + np.median((values - fitted)[usable]))
+    return np.asarray(fitted + median((values - fitted)[usable]))
 
 
 def _daily_events(rest: Array, times: Array, usable: Mask) -> Array:

@@ -11,7 +11,7 @@ from scipy import stats
 from modelway_runtime.detection import distribution, placebo, prepare
 from modelway_runtime.detection.evidence import Array, Index, Mask, Measured, Series
 from modelway_runtime.detection.finding import POWER, SPREAD_EFFECT, Context, Finding, Shown, Span
-from modelway_runtime.detection.numerics import means_before, scale
+from modelway_runtime.detection.numerics import means_before, median, scale
 from modelway_runtime.detection.placebo import BEFORE, Contrast
 from modelway_runtime.detection.prepare import BIN, Adjusted, Bins, Form
 from modelway_runtime.detection.verdict import Counts, Reason, Test
@@ -167,9 +167,7 @@ def shown(one: Prepared) -> Shown:
     """A day before the release and the window after it, by bins. What is expected is time of day and load at
     the level of the four hours before."""
     bins = one.bins
-    rest = one.level.rest[max(bins.first - BEFORE, 0) : bins.first]
-    known = rest[np.isfinite(rest)]
-    level = float(np.median(known)) if len(known) else 0.0
+    level = np.nan_to_num(median(one.level.rest[max(bins.first - BEFORE, 0) : bins.first]))
     at = slice(max(bins.first - prepare.BINS_A_DAY, 0), None)
     values, expected = bins.level[at], one.level.expected[at] + level
     before = one.level.rest[: bins.first]

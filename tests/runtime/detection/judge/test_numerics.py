@@ -18,6 +18,14 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 101, 1000])
+def test_the_median_is_that_of_the_known_values(number: int) -> None:
+    values = rng(number).normal(size=number)
+    among = rng().permutation(np.concatenate([values, [NAN, np.inf, -np.inf]]))
+    assert numerics.median(among) == np.median(values)
+    assert math.isnan(numerics.median(np.array([NAN, np.inf])))
+
+
 def test_the_scale_of_normal_values_is_their_deviation() -> None:
     values = rng().normal(5.0, 2.0, 40_001)
     assert numerics.scale(values) == pytest.approx(2.0, rel=0.02)
