@@ -191,13 +191,18 @@ def _serving(
                 wait_until_ready(server)
             yield server
         finally:
-            if process.poll() is None:
-                process.terminate()
-                try:
-                    process.wait(15)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+            finish(process)
+
+
+def finish(process: subprocess.Popen[bytes]) -> None:
+    """By SIGTERM; killed if that does not do."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _free_ports(arguments: Sequence[str]) -> list[str]:

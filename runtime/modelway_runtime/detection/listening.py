@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
 
 import uvicorn
 
 from modelway_runtime.process import listener
-from modelway_runtime.serving.http_protocol import LimitedProtocol
+from modelway_runtime.serving.http_protocol import Uvicorn, config
 
 App: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 CONNECTIONS = 256
@@ -29,14 +29,6 @@ class CannotListen(Exception):
     """The port cannot be had; the text says which and why."""
 
 
-class _Server(uvicorn.Server):
-    """Without signal handlers: the process has its own."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 @contextlib.asynccontextmanager
 async def listening(app: App, host: str, port: int) -> AsyncIterator[int]:
     """Serve ``app`` inside the block; the port is given, which for port 0 is a free one.
@@ -47,22 +39,8 @@ async def listening(app: App, host: str, port: int) -> AsyncIterator[int]:
         socket = listener(host, port)
     except OSError as error:
         raise CannotListen(f"port {port} of {host} cannot be opened: {error.strerror or error}") from None
-    config = uvicorn.Config(
-        app,
-        http=LimitedProtocol,
-        loop="asyncio",
-        ws="none",
-        lifespan="off",
-        interface="asgi3",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=CONNECTIONS,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=_STOP_S,
-    )
-    server = _Server(config)
+    own = {"loop": "asyncio", "limit_concurrency": CONNECTIONS, "timeout_keep_alive": 30}
+    server = Uvicorn(config(app, **own, timeout_graceful_shutdown=_STOP_S))
     serving = asyncio.create_task(server.serve(sockets=[socket]))
     closing = asyncio.create_task(_close_slow(server))
     try:

@@ -101,9 +101,8 @@ def errors(stable: Array, canary: Array, stable_load: Array, canary_load: Array)
             effect, float(1 / np.sqrt(failed * part * (1 - part))), float(minutes - 1), 1.0, minutes
         )
     by_chance = stats.binomtest(round(failed_c.sum()), max(round(failed), round(failed_c.sum())), part).pvalue
-    p = max(
-        float(2 * stats.t.sf(abs(score), freedom)), float(by_chance)
-    )  # few failures are no normal variable
+    # Few failures are no normal variable.
+    p = max(float(2 * stats.t.sf(abs(score), freedom)), float(by_chance))
     error = float(deviation / (failed * part * (1 - part)))
     return Paired(effect, error, freedom, p, minutes)
 

@@ -25,11 +25,12 @@ from modelway_runtime.detection.numerics import (
     tail_value,
     windows_of,
 )
+from modelway_runtime.detection.prepare import BINS_A_DAY
 
 BEFORE = 48
 """Bins before a moment that are looked at: four hours."""
 _LOOKS = (1, 3, 12, BEFORE)
-_NEW_AGAINST = (6, 288)
+_NEW_AGAINST = (6, BINS_A_DAY)
 """Bins before the moment from whose median a new level departs: half an hour and a day."""
 _CLIP = 5.0
 _TINY = 1e-9

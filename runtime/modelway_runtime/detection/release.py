@@ -177,12 +177,13 @@ def shown(one: Prepared) -> Shown:
     return Shown(bins.times[at], *(rows * one.unit if one.form == "linear" else np.exp(rows)))
 
 
+def _history_s(one: Prepared) -> float:
+    return one.bins.first * BIN * 60.0
+
+
 def _unclear(one: Prepared, contrast: Contrast, test: Test) -> bool:
     """With a short history a clear change is said; that there is none only where one would have been seen."""
-    history = (
-        one.bins.times[one.bins.first] - one.bins.times[0] if one.bins.first < len(one.bins.times) else 0.0
-    )
-    if history >= _LONG_S or contrast.p < _CLEAR:
+    if _history_s(one) >= _LONG_S or contrast.p < _CLEAR:
         return False
     visible = contrast.threshold(_CLEAR) + POWER * contrast.deviation
     enough = SPREAD_EFFECT if test == "spread" else max(0.2, 2 * one.measured.pattern.minimum_effect)
@@ -194,7 +195,7 @@ def _reason(one: Prepared, context: Context) -> Reason | None:
     before = np.isfinite(one.bins.level[max(one.bins.first - BEFORE, 0) : one.bins.first])
     if not context.counts.after or not context.counts.before + context.counts.history:
         return "no_data"
-    if one.bins.first * BIN * 60 < _SHORTEST_S:
+    if _history_s(one) < _SHORTEST_S:
         return "history_too_short"
     if len(after) < 2 or after.mean() < _FEWEST_KNOWN or before.mean() < _FEWEST_KNOWN:
         return "too_many_gaps"
@@ -207,7 +208,7 @@ def _reason(one: Prepared, context: Context) -> Reason | None:
 def _leaps(one: Prepared) -> bool:
     """Whether the load changes more than ever, and the history is too short to tell what comes of that."""
     first = one.bins.first
-    if first * BIN * 60 >= _LONG_S:
+    if _history_s(one) >= _LONG_S:
         return False
     rises = placebo.rise(one.bins.load, len(one.bins.load) - first)
     past = rises[: max(2 * first - len(one.bins.load), 0) + 1]  # whose windows end before the release
@@ -218,12 +219,11 @@ def _leaps(one: Prepared) -> bool:
 
 def _spread(one: Prepared) -> Contrast | None:
     """Noise within bins falls with the root of the load: one power of its log is enough."""
-    past = one.bins.spread[one.past]
-    known = past[np.isfinite(past)]
-    if not len(known):
+    middle, deviation = median(one.bins.spread[one.past]), scale(one.bins.spread[one.past])
+    if not np.isfinite(middle):
         return None
-    reach = _SPREAD_CLIP * scale(known) or np.inf
-    clipped = np.clip(one.bins.spread, np.median(known) - reach, np.median(known) + reach)
+    reach = _SPREAD_CLIP * deviation or np.inf
+    clipped = np.clip(one.bins.spread, middle - reach, middle + reach)
     load = _load_of(one.measured, one.bins)
     rest = prepare.adjust(clipped, one.bins.times, load, one.past, one.blocks, powers=1).rest
     rest = prepare.levelled(rest, _releases(one.bins.times, one.earlier), one.past)
@@ -279,7 +279,7 @@ def typical(values: Array, load: Array, form: Form) -> float | None:
         weight = np.where(known & np.isfinite(load), load, 0.0)
         if weight.sum() > 0:
             return float((np.where(known, values, 0.0) * weight).sum() / weight.sum())
-    return float(np.median(values[known]))
+    return median(values)
 
 
 def load_change(before: Array, after: Array) -> float | None:

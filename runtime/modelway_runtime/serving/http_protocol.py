@@ -3,16 +3,46 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import httptools
+import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from modelway_runtime.process import BACKLOG
 
 MAX_HEADER_BYTES = 32 * 1024
 """All headers of a request with its URL, counted by what was read at once; a JWT takes a few KiB."""
 REQUEST_S = 60.0
 """How long a request's headers and body may take to arrive in full."""
+
+
+class Uvicorn(uvicorn.Server):
+    """uvicorn without its signal handlers: the process has its own."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def config(app: Any, **own: Any) -> uvicorn.Config:
+    """What all HTTP servers here have in common; ``own`` are further settings of uvicorn."""
+    return uvicorn.Config(
+        app,
+        http=LimitedProtocol,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        **own,
+    )
 
 
 _HOP = frozenset({b"upgrade", b"connection", b"http2-settings"})  # what asks for another protocol

@@ -10,7 +10,7 @@ import signal
 import ssl
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from threading import Thread
 from typing import NamedTuple
@@ -40,7 +40,6 @@ REFRESH_S = 2.0
 """How often files that may change are looked at: keys, certificates; slow connections are closed then."""
 QUIET_S = 0.5
 """Draining ends when no request has been in flight for so long."""
-BACKLOG = 2048
 GC_THRESHOLDS = (20_000, 50, 50)
 """A request leaves no cycles behind; the default looks for them some twenty times a thousand requests."""
 
@@ -204,7 +203,7 @@ async def _listening(
         socket = listener(host, http_port)
     except OSError as error:
         raise NotServed(f"port {http_port} of {host} cannot be opened: {error.strerror}") from None
-    http = _Uvicorn(_uvicorn_config(settings, RestApp(core, settings.limits.request_bytes)))
+    http = http_protocol.Uvicorn(_uvicorn_config(settings, RestApp(core, settings.limits.request_bytes)))
     serving = asyncio.create_task(http.serve(sockets=[socket]))
     grpc = None
     grpc_port = None
@@ -229,28 +228,8 @@ async def _listening(
         thread.join(5.0)
 
 
-class _Uvicorn(uvicorn.Server):
-    """uvicorn without its signal handlers: draining comes before its end."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 def _uvicorn_config(settings: Settings, app: RestApp) -> uvicorn.Config:
-    config = uvicorn.Config(
-        app,
-        http=http_protocol.LimitedProtocol,
-        ws="none",
-        lifespan="off",
-        interface="asgi3",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,
-        backlog=BACKLOG,
-        timeout_keep_alive=75,
-    )
+    config = http_protocol.config(app, timeout_keep_alive=75)
     config.load()
     if settings.tls:
         config.ssl = tls.server_context(settings.tls)

@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import unquote_plus, urlsplit
 
 from tests.runtime.detection.service.shop_past import TOKEN
-from tests.support.serving import Answer, ask
+from tests.support.serving import Answer, ask, finish
 
 RUNTIME = Path(__file__).resolve().parents[4] / "runtime"
 STARTS_IN_S = 60.0
@@ -97,13 +97,7 @@ def staying(folder: Path, *arguments: str | Path, **more: str) -> Iterator[Runni
     try:
         yield Running(process, _ports(process, folder / "stderr"), folder)
     finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        finish(process)
 
 
 def _ports(process: subprocess.Popen[bytes], log: Path) -> dict[str, int]:
