@@ -1,7 +1,7 @@
 """A GitHub to test against: the stateful emulator from npm behind a small proxy of ours.
 
 The proxy adds what the emulator lacks (wrong tokens are refused, a second pull request of a branch is,
-``/commits/SHA/pulls``, the tar file of a commit) and, where a test asks for it, what goes wrong:
+``/commits/SHA/pulls``, the tar file of a commit, the head of an open pull request that follows its branch) and, where a test asks for it, what goes wrong:
 
     with emulator(folder) as running, running.repository() as github:
         github.faults.append(Fault(r"POST .*/comments", status=502, times=2))
@@ -411,7 +411,18 @@ class _Proxy(BaseHTTPRequestHandler):
             body = b""  # GitHub takes empty permissions for all of the App's, the emulator for none
         if self.command == "POST" and re.fullmatch(r"/repos/[^/]+/[^/]+/pulls", path):
             return self._open(path, headers, body)
-        return _forward(self.state.emulator_port, self.command, path, headers, body)
+        answer = _forward(self.state.emulator_port, self.command, path, headers, body)
+        if self.command == "GET" and re.fullmatch(r"/repos/[^/]+/[^/]+/pulls", urlsplit(path).path):
+            return self._with_heads(answer)
+        return answer
+
+    def _with_heads(self, answer: Answer) -> Answer:
+        status, headers, body = answer
+        pulls = json.loads(body)
+        for pull in pulls if status == 200 else ():
+            if pull["state"] == "open":
+                pull["head"]["sha"] = self.state.head(pull["head"]["ref"])
+        return status, headers, json.dumps(pulls).encode()
 
     def _open(self, path: str, headers: dict[str, str], body: bytes) -> Answer:
         """GitHub refuses a second open pull request of one branch."""

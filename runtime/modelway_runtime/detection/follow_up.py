@@ -26,6 +26,16 @@ import requests
 import yaml
 
 from modelway_runtime.detection.forge import Forge, ForgeFailed
+from modelway_runtime.detection.proposing import (
+    Change,
+    GitCommit,
+    Proposal,
+    Ref,
+    Taken,
+    find,
+    open_ones,
+    propose,
+)
 from modelway_runtime.detection.sanitise import code, fence, plain, text
 from modelway_runtime.detection.settings import Publish, Watched
 from modelway_runtime.detection.verdict import Commit, Verdict
@@ -62,20 +72,6 @@ class _NotPossible(Exception):
         self.state: State = state
 
 
-class _Object(msgspec.Struct, frozen=True):
-    sha: str
-
-
-class _Ref(msgspec.Struct, frozen=True):
-    object: _Object
-
-
-class _GitCommit(msgspec.Struct, frozen=True):
-    sha: str
-    tree: _Object
-    parents: tuple[_Object, ...]
-
-
 class _Entry(msgspec.Struct, frozen=True):
     path: str
     mode: str
@@ -86,23 +82,6 @@ class _Entry(msgspec.Struct, frozen=True):
 class _Tree(msgspec.Struct, frozen=True):
     tree: tuple[_Entry, ...]
     truncated: bool = False
-
-
-class _Repository(msgspec.Struct, frozen=True):
-    full_name: str
-
-
-class _Head(msgspec.Struct, frozen=True):
-    ref: str
-    repo: _Repository | None = None
-
-
-class _Pull(msgspec.Struct, frozen=True):
-    number: int
-    html_url: str
-    state: str
-    head: _Head
-    merged_at: str | None = None
 
 
 def follow_up(forge: Forge, settings: Publish, watched: Watched, verdict: Verdict) -> tuple[FollowUp, ...]:
@@ -122,30 +101,45 @@ def revert_command(commit: Commit) -> str:
     return f"git revert --no-edit -m 1 {shlex.quote(commit.sha)}"
 
 
-def _careful(kind: Kind, work: Callable[[], tuple[State, _Pull]]) -> FollowUp:
+def _careful(kind: Kind, work: Callable[[], Proposal]) -> FollowUp:
     try:
-        state, pull = work()
+        proposal = work()
     except _NotPossible as reason:
         return FollowUp(kind, reason.state, str(reason))
+    except Taken as taken:
+        return FollowUp(kind, "failed", f"No pull request for the {kind}: {taken}.")
     except ForgeFailed as failed:
         return FollowUp(kind, "failed", f"No pull request for the {kind}: {text(str(failed), 600)}.")
+    return FollowUp(kind, proposal.state, _said(kind, proposal), proposal.pull.number, proposal.pull.html_url)
+
+
+def _said(kind: Kind, proposal: Proposal) -> str:
+    """What the comment says of a pull request, as Markdown."""
     what = {"rollback": "reverts the change", "failover": "shifts the traffic to the standby"}[kind]
-    how = {
-        "merged": f"Pull request #{pull.number}, which {what}, is merged.",
-        "closed": f"Pull request #{pull.number}, which {what}, was closed; no other is opened.",
-    }.get(state, f"Pull request #{pull.number} {what}: review and merge it.")
-    return FollowUp(kind, state, how, pull.number, pull.html_url)
+    number = f"Pull request #{proposal.pull.number}"
+    if proposal.state == "merged":
+        return f"{number}, which {what}, is merged."
+    if proposal.state == "closed":
+        return f"{number}, which {what}, was closed; no other is opened."
+    said = f"{number} {what}: review and merge it."
+    if proposal.changed:
+        said = f"{number}, which {what}, has other commits than ours by now: review them."
+    avoided = (
+        f" The branch {code(branch)} holds what somebody else put there; look at it, and remove it."
+        for branch in proposal.avoided
+    )
+    return said + "".join(avoided)
 
 
-def _revert(forge: Forge, verdict: Verdict) -> tuple[State, _Pull]:
+def _revert(forge: Forge, verdict: Verdict) -> Proposal:
     commit = verdict.commit
     if commit is None:
         raise _NotPossible("nothing", "Nothing is reverted: the commit that caused it is not known.")
     short = commit.sha[:7]
     branch = _branch(f"revert-{short}", verdict)
-    if found := _pull_of(forge, branch):
-        return found
-    main = _git_commit(forge, forge.get(f"/git/ref/heads/{forge.branch}", _Ref).object.sha)
+    if proposal := find(forge, branch):
+        return proposal
+    main = _git_commit(forge, forge.get(f"/git/ref/heads/{forge.branch}", Ref).object.sha)
     entries = _reverted(forge, commit, main)
     subject = plain(f"Revert {short}: {verdict.model} regressed in {verdict.environment}", 120)
     message = f"{subject}\n\nThis reverts commit {plain(commit.sha)}.\nVerdict: {plain(verdict.id)}"
@@ -154,10 +148,10 @@ def _revert(forge: Forge, verdict: Verdict) -> tuple[State, _Pull]:
         f"{_see(verdict)}. This puts every file that the commit changed back to what it was before.\n\n"
         f"The same by hand:\n{fence(revert_command(commit), 'sh')}"
     )
-    return _propose(forge, branch, main, entries, message, subject, body)
+    return propose(forge, main, Change(branch, entries, message, subject, body))
 
 
-def _reverted(forge: Forge, commit: Commit, main: _GitCommit) -> list[Json]:
+def _reverted(forge: Forge, commit: Commit, main: GitCommit) -> list[Json]:
     """Entries of a tree that undoes the commit; refused where main has gone on from what it wrote."""
     changed = _git_commit(forge, commit.sha)
     if not changed.parents:
@@ -194,8 +188,8 @@ def _conflict(commit: Commit, paths: list[str]) -> str:
     )
 
 
-def _git_commit(forge: Forge, sha: str) -> _GitCommit:
-    return forge.get(f"/git/commits/{sha}", _GitCommit)
+def _git_commit(forge: Forge, sha: str) -> GitCommit:
+    return forge.get(f"/git/commits/{sha}", GitCommit)
 
 
 def _files(forge: Forge, tree: str) -> dict[str, _Entry]:
@@ -220,63 +214,13 @@ def _see(verdict: Verdict) -> str:
     return f" (see #{verdict.pull_request.number})" if verdict.pull_request else ""
 
 
-def _pull_of(forge: Forge, branch: str) -> tuple[State, _Pull] | None:
-    """The pull request of one of our branches; an open one before a merged one before a closed one."""
-    owner = forge.name.split("/")[0]
-    asked: dict[str, str | int] = {"state": "all", "head": f"{owner}:{branch}", "base": forge.branch}
-    pulls = [
-        pull
-        for pull in forge.pages("/pulls", _Pull, "number", asked)
-        if pull.head.ref == branch and _ours(forge, pull)
-    ]
-    states: dict[State, Callable[[_Pull], bool]] = {
-        "open": lambda pull: pull.state == "open",
-        "merged": lambda pull: pull.merged_at is not None,
-        "closed": lambda _: True,
-    }
-    return next(((state, pull) for state, fits in states.items() for pull in pulls if fits(pull)), None)
-
-
-def _ours(forge: Forge, pull: _Pull) -> bool:
-    return pull.head.repo is not None and pull.head.repo.full_name.lower() == forge.name.lower()
-
-
-def _propose(
-    forge: Forge, branch: str, main: _GitCommit, entries: list[Json], message: str, title: str, body: str
-) -> tuple[State, _Pull]:
-    """A commit on a new branch, and its pull request. Whoever makes the branch or comes after it may open
-    the pull request: the forge refuses a second one."""
-    assert branch.startswith("modelway/")
-    assert branch != forge.branch
-    tree = forge.send("POST", "/git/trees", _Object, {"base_tree": main.tree.sha, "tree": entries})
-    commit = {"message": message, "tree": tree.sha, "parents": [main.sha]}
-    made = forge.send("POST", "/git/commits", _Object, commit)
-    try:
-        forge.send("POST", "/git/refs", _Ref, {"ref": f"refs/heads/{branch}", "sha": made.sha})
-    except ForgeFailed as failed:
-        if failed.status != 422:  # else it exists: another run, or one that was cut off here
-            raise
-    try:
-        asked = {"title": title, "body": body, "head": branch, "base": forge.branch}
-        return "opened", forge.send("POST", "/pulls", _Pull, asked)
-    except ForgeFailed as failed:
-        found = _pull_of(forge, branch) if failed.status == 422 else None
-        if found is None:
-            raise
-        return found
-
-
-def _fail_over(forge: Forge, settings: Publish, verdict: Verdict) -> tuple[State, _Pull]:
+def _fail_over(forge: Forge, settings: Publish, verdict: Verdict) -> Proposal:
     prefix = _branch("failover", verdict, "-")
     branch = prefix + _occasion(verdict)
-    pattern = re.compile(re.escape(prefix) + "[0-9a-f]{7}")
-    opened = forge.pages("/pulls", _Pull, "number", {"state": "open", "base": forge.branch})
-    for pull in opened:
-        if pattern.fullmatch(pull.head.ref) and _ours(forge, pull):
-            return "open", pull
-    if found := _pull_of(forge, branch):
-        return found
-    main = _git_commit(forge, forge.get(f"/git/ref/heads/{forge.branch}", _Ref).object.sha)
+    opened = next(open_ones(forge, re.compile(re.escape(prefix) + "[0-9a-f]{7}")), None)
+    if proposal := opened or find(forge, branch):
+        return proposal
+    main = _git_commit(forge, forge.get(f"/git/ref/heads/{forge.branch}", Ref).object.sha)
     with tempfile.TemporaryDirectory(prefix="modelway-failover-") as folder:
         archive, tree = Path(folder, "archive"), Path(folder, "tree")
         _download(forge.archive(main.sha), archive)
@@ -288,7 +232,8 @@ def _fail_over(forge: Forge, settings: Publish, verdict: Verdict) -> tuple[State
         "`spec.serving.standby.active` for that environment and carries the recompiled files. "
         "Revert it when the model is well again."
     )
-    return _propose(forge, branch, main, entries, f"{title}\n\nVerdict: {plain(verdict.id)}", title, body)
+    message = f"{title}\n\nVerdict: {plain(verdict.id)}"
+    return propose(forge, main, Change(branch, entries, message, title, body))
 
 
 def _occasion(verdict: Verdict) -> str:
