@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import yaml
 from yaml import MarkedYAMLError, YAMLError, events
-from yaml._yaml import CParser
 
 from modelway.characters import last_place, lines, span_of, text_of
 from modelway.diagnostics import Diagnostic, Span, diagnostic
@@ -104,7 +104,7 @@ class Reader:
             events.DocumentStartEvent: self._begin,
             events.DocumentEndEvent: self._finish,
         }
-        parser = CParser(data)
+        parser = yaml.CBaseLoader(data)  # libyaml; only its events are used
         with suppress(_Stop):
             try:
                 parser.get_event()  # the start of the stream
@@ -155,9 +155,7 @@ class Reader:
     def _open(self, event: Any) -> None:
         start, end = event.start_mark, event.end_mark
         if len(self._stack) >= MAX_DEPTH:
-            place = (start.line, start.column, start.line, start.column + 1, None)
-            self._report("MW007", place, f"more than {MAX_DEPTH} collections stand within each other", _DEEP)
-            raise _Stop
+            self._too_deep(start)
         if event.tag is not None:
             self._tag(event, (start.line, start.column, end.line, end.column, None))
         mapping = event.__class__ is events.MappingStartEvent
@@ -299,12 +297,37 @@ class Reader:
             self._text = text_of(self._data)
         return self._text
 
+    def _too_deep(self, mark: Any) -> None:
+        place = (mark.line, mark.column, mark.line, mark.column + 1, None)
+        self._report("MW007", place, f"more than {MAX_DEPTH} collections stand within each other", _DEEP)
+        raise _Stop
+
+    def _check_depth(self, end: int) -> None:
+        """Refuses deep nesting in the characters before ``end``, where libyaml gave up.
+
+        libyaml reads up to a line ahead of its events, and some releases (0.2.6) bound the nesting there:
+        so their limit would answer before ours.
+        """
+        text = self._characters()[:end]
+        if len(self._stack) + text.count("[") + text.count("{") <= MAX_DEPTH:
+            return
+        depth = 0
+        with suppress(YAMLError):
+            for event in yaml.parse(text, Loader=yaml.CBaseLoader):
+                if isinstance(event, events.CollectionStartEvent):
+                    depth += 1
+                    if depth > MAX_DEPTH:
+                        self._too_deep(event.start_mark)
+                elif isinstance(event, events.CollectionEndEvent):
+                    depth -= 1
+
     def _failed(self, error: YAMLError) -> None:
         """libyaml gave up."""
         if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
             self._report("MW006", (0, 0, 0, 0, None), "libyaml cannot read this")
             return
         mark, context = error.problem_mark, error.context_mark
+        self._check_depth(mark.index)
         rows = lines(self._characters())
         row = rows[mark.line] if mark.line < len(rows) else ""
         char = row[mark.column : mark.column + 1]

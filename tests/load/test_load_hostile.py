@@ -6,7 +6,7 @@ import pytest
 
 from modelway.diagnostics import CODES, Severity
 from tests.load.hostile_files import HOSTILE
-from tests.load.load_helpers import PATH, lies_inside, places, read
+from tests.load.load_helpers import PATH, errors, lies_inside, places, read
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -33,6 +33,21 @@ def test_the_table_is_worth_its_name() -> None:
     assert {code for _, places in HOSTILE.values() for code in places.replace(",", "").split()[::2]} == {
         f"MW{number:03}" for number in range(4, 19)
     }
+
+
+# libyaml reads ahead of its events: its own limit (1,000 in 0.2.6, none before) or an error behind the
+# brackets would be said first.
+@pytest.mark.parametrize("behind", ["", "@", "{", "]", "a: b: c", "\n", "\n@"])
+@pytest.mark.parametrize(
+    "before", ["", "a: ", "- ", "\ufeff", "é: ", "x: 1\ny:\n  z: ", "---\n", "a: 1\n--- "]
+)
+@pytest.mark.parametrize("opening", ["[", "{a: ", "{[", "[\n", "{? ", "[é, "])
+def test_deep_nesting_is_said_whatever_libyaml_says(opening: str, before: str, behind: str) -> None:
+    for depth in (101, 150, 999, 1_000, 1_001, 5_000):
+        _, found = read(before + opening * depth + behind)
+        wrong = errors(found)
+        assert [one.code for one in wrong] == ["MW007"], (depth, places(found))
+        assert wrong[0].hint == "nest less: no spec needs as much"
 
 
 @pytest.mark.parametrize(
