@@ -3,15 +3,18 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Exact versions of all that is installed. Empty (`make CONSTRAINTS= test`): the newest of everything.
+CONSTRAINTS ?= constraints.txt
+PINNED := $(if $(CONSTRAINTS),PIP_CONSTRAINT=$(CONSTRAINTS) PIP_BUILD_CONSTRAINT=$(CONSTRAINTS))
 
-.PHONY: help demo test check format docs generated clean
+.PHONY: help demo test check format generated constraints clean
 
 help: ## What can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(PINNED) $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
 demo: $(STAMP) ## Compile the shop, serve a model, slow it down, and read the verdict
@@ -40,5 +43,21 @@ generated: $(STAMP) ## Make anew all that is made: schemas, generated/, the refe
 	$(BIN)/modelway schema --output policies/schemas
 	$(BIN)/python docs/make_reference.py
 
+# uv resolves for every Python and platform at once, which pip cannot; it installs nothing.
+UV := $(VENV)-uv
+COMPILE := $(UV)/bin/uv pip compile --quiet --no-annotate
+IMAGE := $(COMPILE) --no-header --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	--constraint constraints.txt
+
+constraints: ## Pin the newest of everything: constraints.txt, and from it what the image installs
+	$(PYTHON) -m venv $(UV)
+	$(UV)/bin/pip install --quiet --disable-pip-version-check uv
+	$(COMPILE) --universal --upgrade --python-version 3.11 --custom-compile-command "make constraints" \
+		--extra dev --extra gpu pyproject.toml --output-file constraints.txt
+	$(IMAGE) --extra runtime --extra detect --extra restart pyproject.toml --output-file runtime/requirements/cpu.txt
+	$(IMAGE) --extra gpu --extra torch --extra detect --extra restart pyproject.toml \
+		--output-file runtime/requirements/gpu.txt
+	$(IMAGE) runtime/requirements/build.in --output-file runtime/requirements/build.txt
+
 clean: ## Remove the virtual environment and caches
-	rm -rf $(VENV) demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-uv demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

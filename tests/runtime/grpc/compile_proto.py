@@ -1,4 +1,4 @@
-"""``inference.binpb`` from ``inference.proto``: ``python -m tests.runtime.grpc.compile_proto`` in the root."""
+"""Each ``.binpb`` from its ``.proto``: ``python -m tests.runtime.grpc.compile_proto`` in the root."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from pathlib import Path
 FOLDER = Path(__file__).parents[3] / "runtime/modelway_runtime/serving/grpc"
 
 
-def compiled() -> bytes:
-    """The FileDescriptorSet of the protocol as it is written now."""
+PROTOCOLS = ("inference", "health", "reflection")
+
+
+def compiled(name: str) -> bytes:
+    """The FileDescriptorSet of a protocol as it is written now."""
     from grpc_tools import protoc
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
-        if protoc.main(
-            ["protoc", f"--proto_path={FOLDER}", f"--descriptor_set_out={out}", "inference.proto"]
-        ):
-            raise SystemExit("protoc refuses inference.proto; what it says stands above")
+        if protoc.main(["protoc", f"--proto_path={FOLDER}", f"--descriptor_set_out={out}", f"{name}.proto"]):
+            raise SystemExit(f"protoc refuses {name}.proto; what it says stands above")
         return out.read_bytes()
 
 
 if __name__ == "__main__":
-    (FOLDER / "inference.binpb").write_bytes(compiled())
+    for protocol in PROTOCOLS:
+        (FOLDER / f"{protocol}.binpb").write_bytes(compiled(protocol))

@@ -11,7 +11,9 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from modelway_runtime.serving.grpc import messages as m
@@ -322,6 +324,44 @@ def test_reflection_describes_what_is_served() -> None:
                 assert database.FindFileContainingSymbol(symbol)
             file = database.FindFileContainingSymbol(m.SERVICE)
             assert "ModelStreamInfer" in {method.name for method in file.service[0].method}
+
+    with_channel(test)
+
+
+def test_reflection_refuses_what_it_does_not_know() -> None:
+    kind = reflection_pb2.ServerReflectionRequest
+    asked = {
+        "no such file": (kind(file_by_filename="other.proto"), Code.NOT_FOUND),
+        "no such symbol": (kind(file_containing_symbol="other.Service"), Code.NOT_FOUND),
+        "an empty symbol": (kind(file_containing_symbol=""), Code.NOT_FOUND),
+        "no such message": (kind(all_extension_numbers_of_type="other.Message"), Code.NOT_FOUND),
+        "an extension": (
+            kind(file_containing_extension={"containing_type": "inference.InferParameter"}),
+            Code.NOT_FOUND,
+        ),
+        "nothing": (kind(), Code.INVALID_ARGUMENT),
+    }
+
+    async def test(channel: Channel, _core: ArithmeticCore, _server: GrpcServer) -> None:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        stream = stub.ServerReflectionInfo()
+        for name, (request, code) in asked.items():
+            await stream.write(request)
+            answer = await stream.read()
+            assert answer.original_request == request, name
+            assert answer.error_response.error_code == code.value[0], name
+        for request, service in (
+            (kind(file_by_filename="health.proto"), "Health"),
+            (kind(file_containing_symbol="grpc.health.v1.Health.Check"), "Health"),
+            (kind(file_containing_symbol="inference.ModelInferRequest"), "GRPCInferenceService"),
+        ):
+            await stream.write(request)
+            (described,) = (await stream.read()).file_descriptor_response.file_descriptor_proto
+            assert FileDescriptorProto.FromString(described).service[0].name == service
+        await stream.write(kind(all_extension_numbers_of_type="inference.InferParameter"))
+        numbers = (await stream.read()).all_extension_numbers_response
+        assert (numbers.base_type_name, list(numbers.extension_number)) == ("inference.InferParameter", [])
+        await stream.done_writing()
 
     with_channel(test)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
-from tritonclient.utils import InferenceServerException
+from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from tests.runtime.grpc.grpc_helpers import TOKEN, ArithmeticCore, X, serving
 
@@ -54,7 +54,7 @@ SAMPLES = {
     "FP16": np.array([[1.5, -2.0]], np.float16),
     "FP32": np.array([[1.5, -2.0]], np.float32),
     "FP64": np.array([[1.5, -2.0]], np.float64),
-    "BF16": np.array([[1.5, -2.0]], np.float32),
+    "BF16": np.array([[1.5, -2.0]], triton_to_np_dtype("BF16")),
     "BYTES": np.array([[b"a\x00b", "ü".encode()]], np.object_),
 }
 

@@ -49,7 +49,10 @@ def test_the_wheel_holds_both_packages_and_what_they_read(wheel: Path) -> None:
     extra = {name for name in packed if ".dist-info/" not in name} - expected
     assert not extra
     assert not expected - packed
-    assert {f"modelway_runtime/serving/grpc/inference.{end}" for end in ("proto", "binpb")} <= packed
+    protocols = [
+        f"{name}.{end}" for name in ("inference", "health", "reflection") for end in ("proto", "binpb")
+    ]
+    assert {f"modelway_runtime/serving/grpc/{name}" for name in protocols} <= packed
     assert not [name for name in packed if re.search(r"(^|/)(tests?|conftest)(/|_|\.)", name)]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tritonclient.http as triton  # type: ignore[import-untyped]
 import tritonclient.http.aio as triton_aio  # type: ignore[import-untyped]
-from tritonclient.utils import InferenceServerException  # type: ignore[import-untyped]
+from tritonclient.utils import InferenceServerException, triton_to_np_dtype  # type: ignore[import-untyped]
 
 from tests.runtime.rest.rest_helpers import DTYPES, same, texts
 from tests.support import serving
@@ -119,8 +119,7 @@ def test_every_datatype(client: Any, datatype: str, binary: bool) -> None:
 
 
 def test_bfloat16(client: Any) -> None:
-    """The client's arrays of it are single precision that it cuts."""
-    x = np.array([[1.5, -2.0, 0.0]], np.float32)
+    x = np.array([[1.5, -2.0, 0.0]], triton_to_np_dtype("BF16"))
     np.testing.assert_array_equal(client.infer("identity-bf16", [given("x", x, "BF16")]).as_numpy("y"), x)
 
 

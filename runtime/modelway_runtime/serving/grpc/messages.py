@@ -1,7 +1,9 @@
-"""The protocol's messages, in a descriptor pool of their own.
+"""The messages of all services (inference, health, reflection), in a descriptor pool of their own.
 
 Every client library registers its own ``inference.*`` messages in protobuf's default pool, which takes a
-name only once; with a private pool the server and any one of them live in the same process.
+name only once; with a private pool the server and any one of them live in the same process. Made from
+descriptors when the module is imported, they work with each protobuf that can read those: generated code
+asks for a protobuf no older than the compiler that wrote it.
 """
 
 from __future__ import annotations
@@ -18,22 +20,29 @@ Message: TypeAlias = Any
 SERVICE = "inference.GRPCInferenceService"
 
 
-def make_pool(*more: bytes) -> DescriptorPool:
-    """A new pool with the protocol, and with further serialized FileDescriptorProtos."""
+_FILES = ("inference", "health", "reflection")
+
+
+def _make_pool() -> DescriptorPool:
     pool = DescriptorPool()
-    described = resources.files(__package__).joinpath("inference.binpb").read_bytes()
-    for file in FileDescriptorSet.FromString(described).file:
-        pool.AddSerializedFile(file.SerializeToString())
-    for serialized in more:
-        pool.AddSerializedFile(serialized)
+    for name in _FILES:
+        described = resources.files(__package__).joinpath(f"{name}.binpb").read_bytes()
+        for file in FileDescriptorSet.FromString(described).file:
+            pool.AddSerializedFile(file.SerializeToString())
     return pool
 
 
-_POOL = make_pool()
+POOL = _make_pool()
 
 
-def _message(name: str) -> Any:
-    return GetMessageClass(_POOL.FindMessageTypeByName(f"inference.{name}"))
+def services() -> list[str]:
+    """The full names of all services."""
+    files = (POOL.FindFileByName(f"{name}.proto") for name in _FILES)
+    return sorted(service.full_name for file in files for service in file.services_by_name.values())
+
+
+def _message(name: str, package: str = "inference") -> Any:
+    return GetMessageClass(POOL.FindMessageTypeByName(f"{package}.{name}"))
 
 
 ServerLiveRequest = _message("ServerLiveRequest")
@@ -59,3 +68,8 @@ RepositoryModelLoadRequest = _message("RepositoryModelLoadRequest")
 RepositoryModelLoadResponse = _message("RepositoryModelLoadResponse")
 RepositoryModelUnloadRequest = _message("RepositoryModelUnloadRequest")
 RepositoryModelUnloadResponse = _message("RepositoryModelUnloadResponse")
+
+HealthCheckRequest = _message("HealthCheckRequest", "grpc.health.v1")
+HealthCheckResponse = _message("HealthCheckResponse", "grpc.health.v1")
+ServerReflectionRequest = _message("ServerReflectionRequest", "grpc.reflection.v1alpha")
+ServerReflectionResponse = _message("ServerReflectionResponse", "grpc.reflection.v1alpha")

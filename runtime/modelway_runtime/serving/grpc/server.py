@@ -16,14 +16,13 @@ import grpc.aio
 import msgspec
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from modelway_runtime.serving.errors import InferenceError, invalid
 from modelway_runtime.serving.grpc import messages
 from modelway_runtime.serving.grpc.codec import decode_request, encode_response, parse_request
 from modelway_runtime.serving.grpc.health import Health
 from modelway_runtime.serving.grpc.messages import SERVICE, Message
+from modelway_runtime.serving.grpc.reflection import Reflection
 from modelway_runtime.serving.values import Call, Client, InferenceRequest, InferenceResponse
 
 log = logging.getLogger(__name__)
@@ -151,9 +150,10 @@ class GrpcServer:
             ("grpc.max_send_message_length", self._max_bytes),
         )
         server = grpc.aio.server(options=(*_OPTIONS, *limits))
-        server.add_generic_rpc_handlers((self._service.handlers(),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_Reflection(self._service), server)
+        reflection = Reflection(self._service.authenticated)
+        server.add_generic_rpc_handlers(
+            (self._service.handlers(), self._health.handlers(), reflection.handlers())
+        )
         try:
             if self._credentials is None:
                 bound = server.add_insecure_port(address)
@@ -400,24 +400,6 @@ class _Service:
         _check_repository(request)
         await self._core.repository_unload(request.model_name, client)
         return messages.RepositoryModelUnloadResponse()
-
-
-class _Reflection(reflection_pb2_grpc.ServerReflectionServicer):  # type: ignore[misc]  # grpc has no types
-    """The standard reflection service, for callers that may ask something."""
-
-    def __init__(self, service: _Service) -> None:
-        described = (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR)
-        pool = messages.make_pool(*(file.serialized_pb for file in described))
-        names = [service.full_name for file in described for service in file.services_by_name.values()]
-        self._service = service
-        self._servicer = reflection.aio.ReflectionServicer((SERVICE, *names), pool)
-
-    async def ServerReflectionInfo(  # noqa: N802  # the protocol's name
-        self, requests: AsyncIterator[Any], context: Context
-    ) -> AsyncIterator[Any]:
-        await self._service.authenticated(context)
-        async for answer in self._servicer.ServerReflectionInfo(requests, context):
-            yield answer
 
 
 def _begun(context: Context) -> Rpc:
