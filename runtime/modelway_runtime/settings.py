@@ -16,11 +16,14 @@ from msgspec import Meta
 Name: TypeAlias = Annotated[str, Meta(pattern=r"\A[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")]
 Version: TypeAlias = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?\Z")]
 Digest: TypeAlias = Annotated[str, Meta(pattern=r"\Asha256:[0-9a-f]{64}\Z")]
+# Spaces, controls and what cannot be seen; written out, because engines do not agree about \s.
+_BLANK = r"\x00-\x20\x7f-\xa0\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff"
 Source: TypeAlias = Annotated[
     str,
     Meta(
         max_length=2048,
-        pattern=r"\A(file:(///[^/\s]|/?[^/\s])\S*|(s3|gs|https?|oci)://[^/@\s]+/\S+)\Z",
+        pattern=rf"\A(file:(///[^/{_BLANK}]|/?[^/{_BLANK}])[^{_BLANK}]*"
+        rf"|(s3|gs|https?|oci)://[^/@{_BLANK}]+/[^{_BLANK}]+)\Z",
     ),
 ]
 Positive: TypeAlias = Annotated[int, Meta(ge=1, le=2**53 - 1)]
@@ -124,7 +127,7 @@ class ApiKeyAuth(Value, frozen=True, tag_field="mode", tag="api_key"):
 
 
 class JwtAuth(Value, frozen=True, tag_field="mode", tag="jwt"):
-    jwks: Annotated[str, Meta(max_length=2048, pattern=r"\A(file:|https?://)\S+\Z")]
+    jwks: Annotated[str, Meta(max_length=2048, pattern=rf"\A(file:|https?://)[^{_BLANK}]+\Z")]
     issuer: Annotated[str, Meta(min_length=1, max_length=2048)]
     audience: Annotated[str, Meta(min_length=1, max_length=2048)]
     clients_file: File | None

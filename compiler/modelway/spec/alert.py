@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from modelway.spec.common import (
+    NOT_IN_URI,
     Duration,
     LabelKey,
     LabelValue,
@@ -180,7 +181,7 @@ class AlertSpec(Value, frozen=True, kw_only=True):
         Annotated[
             str,
             msgspec.Meta(
-                pattern=r"^https?://(?![^/]*@)[^\s\x00-\x1f\"<>\\^`{|}]+$",
+                pattern=rf"^https?://(?![^/]*@)[^{NOT_IN_URI}]+$",
                 max_length=2048,
                 title="an http(s) URL without user or password",
             ),

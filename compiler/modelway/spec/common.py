@@ -14,6 +14,9 @@ import msgspec
 API_VERSION = "modelway.dev/v1alpha1"
 
 _DNS = r"[a-z]([-a-z0-9]*[a-z0-9])?"  # a letter first: Services ask for it (RFC 1035)
+# What no address holds: spaces, controls, what cannot be seen, and what would need quotes or escapes.
+# Written out, because engines do not agree about \s, and ECMA-262 takes no \" in a pattern.
+NOT_IN_URI = r"\x00-\x20\x22<>\\^`{|}\x7f-\xa0\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff"
 _LABEL_VALUE = r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?"
 
 
@@ -119,7 +122,7 @@ Uri = Annotated[
     str,
     msgspec.Meta(
         # No user, password or query: a secret in a spec would end in Git, and in every diff.
-        pattern=r"^[a-z][a-z0-9+.-]*:(?!//[^/]*@)[^\s\x00-\x1f?#\"'<>\\^`{|}]+$",
+        pattern=rf"^[a-z][a-z0-9+.-]*:(?!//[^/]*@)[^?#'{NOT_IN_URI}]+$",
         max_length=2048,
         title="a URI without user, password or query",
     ),

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from modelway.spec.common import (
+    NOT_IN_URI,
     Bytes,
     BytesOrNone,
     Digest,
@@ -37,7 +38,7 @@ Ratio = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 ArtifactUri = Annotated[
     str,
     msgspec.Meta(
-        pattern=r"^((oci|s3|gs|https?)://(?![^/]*@)[^\s\x00-\x1f?#\"'<>\\^`{|}/]+/|file:)[^\s\x00-\x1f?#\"'<>\\^`{|}]+$",
+        pattern=rf"^((oci|s3|gs|https?)://(?![^/]*@)[^/?#'{NOT_IN_URI}]+/|file:)[^?#'{NOT_IN_URI}]+$",
         max_length=2048,
         title="an oci://, s3://, gs:// or https:// URI without user, password or query, or a file: one",
     ),
