@@ -1,7 +1,8 @@
-"""Make ``docs/reference``: diagnostics, fields of specs, the runtime's commands and its REST interface.
+"""Make ``docs/reference``: diagnostics, fields of specs, the runtime's commands, its REST interface, syncing.
 
 Diagnostics are made from ``tests/diagnostics``, whose examples a test holds to what they say, fields from
-the schemas, commands from click; ``openapi.json`` is what the server answers.
+the schemas, commands from click, ``argo-cd.md`` from ``lower/syncing.py``; ``openapi.json`` is what the
+server answers.
 ``python docs/make_reference.py`` writes all; a test fails when what is kept is not what it writes.
 """
 
@@ -22,8 +23,10 @@ FOLDER = Path(__file__).parent / "reference"
 sys.path[:0] = [str(ROOT)]
 
 import click  # noqa: E402
+import yaml  # noqa: E402
 
 from modelway.diagnostics import CODES  # noqa: E402
+from modelway.lower import syncing  # noqa: E402
 from modelway.report import explain  # noqa: E402
 from modelway.report.text import render_text  # noqa: E402
 from modelway.spec import schema as spec_schema  # noqa: E402
@@ -50,8 +53,56 @@ def pages() -> dict[str, str]:
         "diagnostics.md": _MADE + diagnostics(),
         "specs.md": _MADE + specs(),
         "runtime-commands.md": _MADE + runtime_commands(),
+        "argo-cd.md": _MADE + argo_cd(),
         "openapi.json": json.dumps(openapi.document(), indent=2) + "\n",
     }
+
+
+def argo_cd() -> str:
+    """When each kind is healthy, and which fields controllers own."""
+    health = "".join(
+        f"| {one.kind} | `{one.group or 'core'}` | {one.healthy} | {', '.join(one.needs)} "
+        f"| {'yes' if one.lasts else ''} |\n"
+        for one in syncing.HEALTH
+    )
+    others = ", ".join(kind for _, kind in syncing.WITHOUT_HEALTH)
+    owned = "".join(f"| {one.kind} | {one.fields} | {one.owner} |\n" for one in syncing.OWNED)
+    entries = yaml.safe_dump(
+        {"ignoreDifferences": syncing.ignore_differences()}, sort_keys=False, width=_LONGEST_LINE
+    )
+    return _ARGO_CD.format(
+        health=health, others=others, owned=owned, entries=entries, options=", ".join(syncing.SYNC_OPTIONS)
+    )
+
+
+_ARGO_CD = """\
+# What a syncer must know
+
+How to set Argo CD up is in the [guide](../guides/argo-cd.md).
+
+## When a kind is healthy
+
+As Argo CD 3.5.1 sees it. A wave begins when all objects of the waves before it are healthy; the last wave
+is not awaited. So what an object needs is in its wave or before it, and nothing comes after a kind that may
+last: it is Progressing or Suspended for as long as a release, a run or a person wants.
+
+| kind | group | healthy when | needs | may last |
+|---|---|---|---|---|
+{health}
+Without a health check, so that they hold no wave: {others}.
+
+## Fields that controllers own
+
+Git states them for the first install. Then a controller writes them, and a sync must not.
+
+| kind | fields | owner |
+|---|---|---|
+{owned}
+In an Application, beside `syncOptions: [{options}]`:
+
+```yaml
+{entries}```
+"""
 
 
 def diagnostics() -> str:

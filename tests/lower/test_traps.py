@@ -141,13 +141,10 @@ def test_routes_lead_to_ports_that_the_services_have(cluster: Cluster) -> None:
 # Rollouts (1.2)
 
 
-def test_dynamic_stable_scale_stands_alone(cluster: Cluster) -> None:
-    """With a delay of scaling down it is refused; with one after an abort, the abort hangs (#4898)."""
+def test_the_stable_pods_are_all_there_until_the_end(cluster: Cluster) -> None:
+    """A sync that restores the weights of Git in a canary would overload what ``dynamicStableScale`` leaves."""
     for _, canary in canaries(cluster):
-        if canary.get("dynamicStableScale"):
-            assert "scaleDownDelaySeconds" not in canary
-            assert "abortScaleDownDelaySeconds" not in canary
-            assert "trafficRouting" in canary
+        assert "dynamicStableScale" not in canary
         assert not [step for step in canary["steps"] if "setCanaryScale" in step]
 
 
@@ -340,9 +337,18 @@ def test_replicas_have_one_owner(cluster: Cluster) -> None:
     assert set(scalers.values()) <= {1}, "two scalers for one workload"
     for work in cluster.workloads:
         key = (work.namespace, work.value["apiVersion"], work.value["kind"], work.name)
-        assert ("replicas" in work.spec) == (key not in scalers)
         scalers.pop(key, None)
     assert not scalers, "a scaler of nothing"
+
+
+def test_a_scaler_begins_with_its_least(cluster: Cluster) -> None:
+    """A first install without ``replicas`` is one pod, and so is a workload that loses the line."""
+    for work in cluster.workloads:
+        assert work.spec["replicas"] >= 1
+    for scaler in cluster.of("ScaledObject", "HorizontalPodAutoscaler"):
+        work = cluster.workload(scaler["metadata"]["namespace"], scaler["spec"]["scaleTargetRef"]["name"])
+        least = scaler["spec"].get("minReplicaCount", scaler["spec"].get("minReplicas"))
+        assert work.spec["replicas"] == least
 
 
 def test_lost_metrics_are_not_no_load(cluster: Cluster) -> None:

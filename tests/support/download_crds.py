@@ -72,6 +72,34 @@ CRDS = (
         "config/crd/standard/gateway.networking.k8s.io_grpcroutes.yaml",
         "7c9663161de4131ececfe60a652dae3dacd373bc024f1ac2eb22c1ee8d34f657",
     ),
+    Crd(
+        "argo-rollouts",
+        "argoproj/argo-rollouts",
+        "9f8d111d8f8e3e88b6d7f8bbdf62fd3cd863ef9d",
+        "manifests/crds/analysis-run-crd.yaml",
+        "2c310d2e07539a196564e4c4e60f2b3530460541437e48175a3d38e646aeda79",
+    ),
+    Crd(
+        "argo-cd",
+        "argoproj/argo-cd",
+        "37ee0097cf851bc2dd7665fc081bbce61a7e836e",
+        "manifests/crds/application-crd.yaml",
+        "9fd0da3e7097ad6d1af614fabd5c960bc7ddb00d768c3ef485a2fda6e9460df8",
+    ),
+    Crd(
+        "argo-cd",
+        "argoproj/argo-cd",
+        "37ee0097cf851bc2dd7665fc081bbce61a7e836e",
+        "manifests/crds/applicationset-crd.yaml",
+        "3dd600079b67cbb5d7b87750464914c1cc62a977cf364b8004c6875fa1fb3f0f",
+    ),
+    Crd(
+        "argo-cd",
+        "argoproj/argo-cd",
+        "37ee0097cf851bc2dd7665fc081bbce61a7e836e",
+        "manifests/crds/appproject-crd.yaml",
+        "ab225266944322750136f1198d93786e4a79a0e43c8d149abfba44da30a3eac8",
+    ),
 )
 
 

@@ -215,12 +215,13 @@ class DetectorObjects:
         )
 
     def _claim(self) -> KubeObject:
+        """In its consumer's wave: where volumes bind on first use, it is not healthy before."""
         spec = {
             "accessModes": ["ReadWriteOnce"],
             "resources": {"requests": {"storage": canonical(self._detector.storage)}},
         }
         return self._object(
-            "v1", "PersistentVolumeClaim", names.WAVE_CONFIG, {"spec": spec}, annotations=KEEP
+            "v1", "PersistentVolumeClaim", names.WAVE_WORKLOAD, {"spec": spec}, annotations=KEEP
         )
 
     def _service(self) -> Json:

@@ -21,7 +21,8 @@ SYNC_WAVE = "argocd.argoproj.io/sync-wave"
 SYNC_OPTIONS = "argocd.argoproj.io/sync-options"
 COMPARE_OPTIONS = "argocd.argoproj.io/compare-options"
 
-# Sync waves: what others need comes first, and pruning goes the other way round.
+# Sync waves: what others need comes first, and pruning goes the other way round. The last is that of the
+# workloads: a release holds its wave until it ends, so nothing comes after it (see syncing.py).
 WAVE_NAMESPACE = "-3"
 WAVE_CONFIG = "-2"
 WAVE_BINDING = "-1"
@@ -29,7 +30,6 @@ WAVE_NETWORK = "0"
 WAVE_RULES = "1"
 WAVE_STANDBY = "2"
 WAVE_WORKLOAD = "3"
-WAVE_SCALER = "4"
 
 # The server.
 CONTAINER = "server"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from modelway.diagnostics import Diagnostic
 from modelway.emit import emit
-from modelway.lower import access, monitoring, names, routes, scaling, serving, settings
+from modelway.lower import access, capacity, monitoring, names, routes, scaling, serving, settings
 from modelway.lower.alerts import Watched, rule_groups
 from modelway.lower.detector import detector
 from modelway.lower.forms import steps_down, steps_down_of_environment
@@ -34,7 +34,9 @@ def lower(place: Place) -> Iterator[Output]:
 
 
 def downgrades(place: Place) -> Iterator[Diagnostic]:
-    """Everything that the environment's add-ons and version do not allow, and what it gets instead."""
+    """Everything that the environment's add-ons, version and GPUs do not allow, and what it gets instead."""
+    if place.environment.spec.spec.cluster is not None:
+        yield from capacity.releases(place)
     yield from steps_down_of_environment(place)
     for one in deployed(place):
         yield from steps_down(one, place.environment)

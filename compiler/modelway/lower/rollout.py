@@ -90,8 +90,9 @@ def watch_name(workload: Workload) -> str:
 def _canary(workload: Workload) -> Json:
     """Steps in the order weight, pause, gate.
 
-    ``dynamicStableScale`` frees GPUs as traffic moves; an explicit ``abortScaleDownDelaySeconds``
-    beside it deadlocks an abort (argo-rollouts#4898).
+    No ``dynamicStableScale``: it shrinks the stable pods as traffic moves, and a sync that puts the weights
+    of Git back would lead all traffic to the few that are left. Nothing here tells whether the syncer leaves
+    the weights alone. The price is the peak: the canary's pods beside all stable ones (``capacity.py``).
     """
     steps: list[Json] = []
     asked = [{"templateName": gate_name(workload)}]
@@ -107,7 +108,6 @@ def _canary(workload: Workload) -> Json:
     canary: Json = {
         "canaryService": names.role(workload.name, names.CANARY),
         "stableService": names.role(workload.name, names.STABLE),
-        "dynamicStableScale": True,
         "trafficRouting": {"plugins": {"argoproj-labs/gatewayAPI": _routes(workload)}},
         "steps": steps,
     }

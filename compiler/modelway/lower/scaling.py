@@ -33,7 +33,7 @@ def scaler(workload: Workload) -> list[KubeObject]:
 
 
 def _object(workload: Workload, version: str, kind: str, spec: Json) -> KubeObject:
-    meta = workload.meta(workload.name, names.WAVE_SCALER)
+    meta = workload.meta(workload.name, names.WAVE_WORKLOAD)
     value = {"apiVersion": version, "kind": kind, "metadata": meta, "spec": spec}
     return KubeObject(workload.folder, value, workload.origin)
 

@@ -229,8 +229,12 @@ def workload_annotations(workload: Workload) -> dict[str, str]:
 
 
 def replicas(workload: Workload) -> Json:
-    """The fixed number; nothing when a scaler owns it, or each sync would undo the scaler's."""
-    return {} if workload.forms.scaler else {"replicas": workload.spec.serving.scaling.min_replicas}
+    """The fixed number, or what a scaler begins with.
+
+    It is stated under a scaler too: a field that Git once stated and then leaves out falls back to 1. The
+    syncer is told to leave the scaler's count alone (``syncing.OWNED``).
+    """
+    return {"replicas": workload.spec.serving.scaling.min_replicas}
 
 
 def deadline_seconds(workload: Workload) -> int:
