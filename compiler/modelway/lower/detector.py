@@ -24,6 +24,7 @@ from modelway.watching import NEVER, TIMES, WatchedModel, watched_models
 FOLDER = f"{names.PLATFORM}/{DETECTOR_TEAM}"
 _HISTORY = "14d"  # what the null of a comparison is made of; more tells of a model that is no more
 _TIMEOUT_S = 10
+_GATE = "gate"
 _METRICS = {
     "queueTime": "queue_time", "computeTime": "compute_time", "errorRatio": "error_ratio",
     "gpuMemory": "gpu_memory", "gpuUtilization": "gpu_utilization", "outputValue": "output_value",
@@ -81,7 +82,9 @@ def settings(place: Place, found: Detector, wanted: list[WatchedModel]) -> Json:
         "watched": [_watched(one, place) for one in wanted],
         "gate": {
             "port": names.GATE_PORT,
-            "token_file": f"{folder}/gate/token",
+            "token_files": {
+                names.namespace(team, place.name): f"{folder}/{_GATE}/{team}" for team in _teams(wanted)
+            },
             "public_url": found.gate.public_url,
         }
         if found.gate
@@ -91,6 +94,10 @@ def settings(place: Place, found: Detector, wanted: list[WatchedModel]) -> Json:
         "memory_file": f"{memory}/detector.sqlite",
         "metrics": {"port": names.METRICS_PORT},
     }
+
+
+def _teams(wanted: list[WatchedModel]) -> list[str]:
+    return sorted({one.model.spec.metadata.team for one in wanted})
 
 
 def _watched(one: WatchedModel, place: Place) -> Json:
@@ -293,7 +300,6 @@ class DetectorObjects:
         """Sources of one volume: each Secret's keys in a folder of their own, and none that is not needed."""
         found, access = self._detector, self._detector.prometheus
         wanted: list[tuple[str, str | None, list[str]]] = [
-            ("gate", found.gate.secret if found.gate else None, ["token"]),
             ("forge", found.publish.secret if found.publish else None, [_forge_key(found.publish)]),
             ("argocd", found.argocd.secret if found.argocd else None, ["token"]),
             ("prometheus", access.token_secret, ["token"]),
@@ -301,11 +307,11 @@ class DetectorObjects:
         if access.tls:
             shown = ["tls.crt", "tls.key"] if access.tls.certificate else []
             wanted.append(("prometheus", access.tls.secret, ["ca.crt", *shown]))
-        return [
-            {"secret": {"name": name, "items": [{"key": key, "path": f"{folder}/{key}"} for key in keys]}}
-            for folder, name, keys in wanted
-            if name
-        ]
+        sources = [_secret(name, folder, keys) for folder, name, keys in wanted if name]
+        if found.gate:
+            # Optional: the detector of all teams does not wait for the token of a new one.
+            sources.insert(0, _secret(found.gate.secret, _GATE, _teams(self._wanted), optional=True))
+        return sources
 
     def _pod_monitor(self) -> Json:
         interval = self._spec.monitoring.scrape_interval
@@ -324,6 +330,12 @@ class DetectorObjects:
         data = {"data": {f"{self._namespace}-{names.DETECTOR}.rules.yaml": text}}
         name, labels = f"{names.DETECTOR}-rules", {names.RULES: "1"}
         return self._object("v1", "ConfigMap", names.WAVE_RULES, data, name, labels=labels)
+
+
+def _secret(name: str, folder: str, keys: list[str], *, optional: bool = False) -> Json:
+    """A source of the volume of secrets: each key a file."""
+    items = [{"key": key, "path": f"{folder}/{key}"} for key in keys]
+    return {"secret": {"name": name, "items": items, **({"optional": True} if optional else {})}}
 
 
 def _forge_key(publish: Publish | None) -> str:

@@ -1,7 +1,7 @@
 """What an ``Environment`` says of its detector of change points: when it looks, who asks it, whom it tells.
 
 Secrets are named here and never held; their keys are fixed: ``token``, ``app.pem``, ``ca.crt``, ``tls.crt``,
-``tls.key``.
+``tls.key``; of the gate's in the detector's namespace the names of teams.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ class Gate(Value, frozen=True, kw_only=True):
         doc("Where people reach the detector, for links to verdicts.", "https://detector.shop.example"),
     ]
     secret: Annotated[
-        Name, doc("Secret with the `token` of callers, here and in each team's namespace.", "gate-token")
+        Name,
+        doc(
+            "Secret of callers: in a team's namespace its `token`, in the detector's a key for each team.",
+            "gate-token",
+        ),
     ] = _GATE_SECRET
     rollouts_namespace: Annotated[Name, doc("Namespace of Argo Rollouts, which may ask.", "argo")] = (
         "argo-rollouts"

@@ -289,9 +289,8 @@ def _put(text: str, output: Path | None) -> None:
 def _failing() -> Iterator[None]:
     """Expected failures end with a line on standard error and an exit code."""
     try:
-        from modelway_runtime.detection.detector import NothingSeen
         from modelway_runtime.detection.forge import ForgeFailed
-        from modelway_runtime.detection.history import HistoryFailed
+        from modelway_runtime.detection.history import HistoryFailed, NothingSeen
         from modelway_runtime.detection.listening import CannotListen
         from modelway_runtime.detection.memory import MemoryFailed
         from modelway_runtime.detection.replay import CannotReplay

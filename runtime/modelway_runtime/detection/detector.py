@@ -11,10 +11,13 @@ import msgspec
 from modelway_runtime.detection import cause
 from modelway_runtime.detection.evidence import Evidence, Measured, Series
 from modelway_runtime.detection.forge import Forge
-from modelway_runtime.detection.history import STEP_S, History
+from modelway_runtime.detection.history import STEP_S, History, NothingSeen
 from modelway_runtime.detection.judge import judge
 from modelway_runtime.detection.judgement import Judgement
+from modelway_runtime.detection.measuring import told_apart
+from modelway_runtime.detection.revisions import find_canary
 from modelway_runtime.detection.settings import ArgoCd, Publish, Sensitivity, Watched
+from modelway_runtime.detection.starts import GAP_S, Runs, starts
 from modelway_runtime.detection.verdict import Comparison, Rollout, Verdict, moment
 
 UNKNOWN_VERSION = "unknown"
@@ -22,10 +25,6 @@ UNKNOWN_VERSION = "unknown"
 _RECENT_S = 2 * 86400.0
 _LONGEST_CANARY_S = 86400.0
 """A canary that was paused for days is judged by its last one."""
-
-
-class NothingSeen(Exception):
-    """There is nothing to judge yet; the text says what is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,22 +87,21 @@ class Detector:
     ) -> Look:
         """The canary's pods against the stable ones since the canary's start, as strict as a gate.
 
-        ``started_at`` None: the first sample of its pods. No ``patterns``: all. Raises NothingSeen, too.
+        The two hashes and ``started_at`` are held to what the series show. No ``patterns``: all. Raises
+        NothingSeen, too.
         """
+        told_apart(canary, stable)
         end = _floor(now)
-        known = self.history.rollouts(end - _RECENT_S, end)
-        if started_at is None and _of_pods(known, watched, canary) is None:
-            known = self.rollouts(now)
-        rollout = _of_pods(known, watched, canary)
-        if started_at is None and rollout is None:
-            raise NothingSeen("the canary's pods have no sample yet")
+        ran, since = self._ran(watched, canary, end)
+        model = ran.get((watched.namespace, watched.model), ())
+        run = find_canary(model, canary, stable, end, started_at)
         rollout = Rollout(
             namespace=watched.namespace,
             model=watched.model,
-            version=rollout.version if rollout else UNKNOWN_VERSION,
+            version=run.version,
             hash=canary,
             previous_hash=stable,
-            started_at=moment(started_at) if started_at is not None else rollout.started_at,  # type: ignore[union-attr]
+            started_at=moment(run.first if started_at is None else started_at),
         )
         started = rollout.started_at.timestamp()
         start = max(_floor(started), end - _LONGEST_CANARY_S)
@@ -117,11 +115,21 @@ class Detector:
             sensitivity="low",
             now=end,
             rollout=rollout,
-            other_rollouts=tuple(one for one in known if not _is_of(one, watched, canary)),
+            other_rollouts=tuple(one for one in starts(ran, since) if not _is_of(one, watched, canary)),
             load=load,
             stable_load=stable_load,
             measured=measured,
         )
+
+    def _ran(self, watched: Watched, canary: str, end: float) -> tuple[Runs, float]:
+        """What ran in the last days, where the canary is older in all the history; and since when."""
+        since = end - _RECENT_S
+        ran = self.history.runs(since - GAP_S, end)
+        model = ran.get((watched.namespace, watched.model), ())
+        if any(run.hash == canary and run.first < since for run in model):
+            since = end - self.history_s
+            ran = self.history.runs(since - GAP_S, end)
+        return ran, since
 
     def look_at_now(self, watched: Watched, now: float, others: Sequence[Rollout] | None = None) -> Look:
         """Now against before, no release being known."""
@@ -207,11 +215,6 @@ def _before(rollout: Rollout, end: float) -> bool:
 
 def _is_of(rollout: Rollout, watched: Watched, pod_hash: str) -> bool:
     return (rollout.namespace, rollout.model, rollout.hash) == (watched.namespace, watched.model, pod_hash)
-
-
-def _of_pods(rollouts: Sequence[Rollout], watched: Watched, pod_hash: str) -> Rollout | None:
-    """The newest of these pods."""
-    return next((one for one in reversed(rollouts) if _is_of(one, watched, pod_hash)), None)
 
 
 def _floor(time: float) -> float:

@@ -18,9 +18,9 @@ import msgspec
 from msgspec import Meta
 
 from modelway_runtime.detection.anomaly_log import AnomalyLog
-from modelway_runtime.detection.detector import Detector, Look, NothingSeen
+from modelway_runtime.detection.detector import Detector, Look
 from modelway_runtime.detection.evidence import pack
-from modelway_runtime.detection.history import HistoryFailed
+from modelway_runtime.detection.history import HistoryFailed, NothingSeen
 from modelway_runtime.detection.memory import Memory, MemoryFailed, Publication
 from modelway_runtime.detection.monitoring import Monitoring
 from modelway_runtime.detection.prometheus import PrometheusHistory
@@ -91,10 +91,11 @@ class Gate:
         self._looking: dict[Question, asyncio.Task[Answer]] = {}
         self._kept: dict[Question, _Kept] = {}
 
-    async def ask(self, question: Question, within_s: float = ANSWER_S) -> Answer:
-        """Never raises for trouble of the detector's own."""
+    async def ask(self, question: Question, namespace: str, within_s: float = ANSWER_S) -> Answer:
+        """``namespace`` is the caller's, who may ask of no other. Never raises for trouble of the detector's
+        own."""
         settings = self.settings
-        watched = _watched(settings, question)
+        watched = _watched(settings, question, namespace)
         if isinstance(watched, str):
             return inconclusive(watched)
         kept = self._kept.get(question)
@@ -180,10 +181,12 @@ def _minute() -> int:
     return int(time.time() // 60)
 
 
-def _watched(settings: Settings, question: Question) -> Watched | str:
+def _watched(settings: Settings, question: Question, namespace: str) -> Watched | str:
     """The model that is asked about, or why there is no answer."""
     if question.environment != settings.environment:
         return f"this detector watches {settings.environment}, not {plain(question.environment, 63)}"
+    if question.namespace != namespace:
+        return f"the token is that of {namespace}, not of {plain(question.namespace, 63)}"
     wanted = (question.namespace, question.model)
     found = next((one for one in settings.watched if (one.namespace, one.model) == wanted), None)
     if found is None:

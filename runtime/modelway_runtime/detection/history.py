@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from modelway_runtime.detection.evidence import Measured, Series
 from modelway_runtime.detection.settings import Watched
 from modelway_runtime.detection.verdict import Rollout
+
+if TYPE_CHECKING:
+    from modelway_runtime.detection.starts import Runs
 
 STEP_S = 60.0
 """Seconds from one sample to the next, in every series that the detector reads."""
@@ -15,6 +18,10 @@ STEP_S = 60.0
 
 class HistoryFailed(Exception):
     """The history could not be read; the text says what was asked, what came back and what to do."""
+
+
+class NothingSeen(Exception):
+    """There is nothing to judge yet; the text says what is missing."""
 
 
 class History(Protocol):
@@ -34,4 +41,8 @@ class History(Protocol):
 
     def rollouts(self, start: float, end: float) -> tuple[Rollout, ...]:
         """What started to run within the time, of all models of the environment; the earliest first."""
+        ...
+
+    def runs(self, start: float, end: float) -> Runs:
+        """What ran within the time, of all models of the environment."""
         ...

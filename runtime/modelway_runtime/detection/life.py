@@ -18,7 +18,9 @@ from modelway_runtime.detection.listening import listening
 from modelway_runtime.detection.memory import Memory
 from modelway_runtime.detection.monitoring import Monitoring
 from modelway_runtime.detection.service import Service
+from modelway_runtime.detection.settings import Gate as GateSettings
 from modelway_runtime.detection.settings import Settings
+from modelway_runtime.detection.tokens import list_troubles
 from modelway_runtime.detection.watcher import Watcher, next_time
 from modelway_runtime.process import stop_on_signals
 from modelway_runtime.settings import WrongSettings
@@ -69,6 +71,7 @@ async def _live(
             "metrics": await stack.enter_async_context(listening(monitoring.app, host, settings.metrics.port))
         }
         if settings.gate:
+            _check_tokens(settings.gate)
             service = Service(gate)
             stack.callback(service.close)
             ports["gate"] = await stack.enter_async_context(listening(service, host, settings.gate.port))
@@ -97,6 +100,12 @@ async def _beating(monitoring: Monitoring, stop: asyncio.Event) -> None:
             await asyncio.wait_for(stop.wait(), _BEAT_S)
 
 
+def _check_tokens(gate: GateSettings) -> None:
+    """Say at the start what a team would see at its first release."""
+    for trouble in list_troubles(gate.token_files):
+        log.warning("%s", trouble)
+
+
 def _reload(path: str, gate: Gate, watcher: Watcher, monitoring: Monitoring) -> None:
     """SIGHUP: what is wrong with the new settings is logged and changes nothing."""
     old = watcher.settings
@@ -111,5 +120,7 @@ def _reload(path: str, gate: Gate, watcher: Watcher, monitoring: Monitoring) -> 
         log.error("the settings were not read again: memory_file and ports change with a restart only")
         return
     gate.settings = watcher.settings = new
+    if new.gate:
+        _check_tokens(new.gate)
     monitoring.expect(new.watched)
     log.info("the settings were read again: %d models are watched", len(new.watched))

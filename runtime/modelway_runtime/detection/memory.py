@@ -168,11 +168,15 @@ class Memory:
         found = self._one("SELECT document FROM verdicts WHERE id = ?", identity)
         return _verdict(found[0]) if found else None
 
-    def verdicts(self, limit: int = 100, model: str | None = None) -> list[Remembered]:
-        """The latest first."""
+    def verdicts(
+        self, limit: int = 100, model: str | None = None, namespace: str | None = None
+    ) -> list[Remembered]:
+        """The latest first; of one model or one namespace."""
         rows = self._all(
             "SELECT id, namespace, model, comparison, state, judged_at FROM verdicts"
-            " WHERE ?1 IS NULL OR model = ?1 ORDER BY judged_at DESC, id LIMIT ?2",
+            " WHERE (?1 IS NULL OR namespace = ?1) AND (?2 IS NULL OR model = ?2)"
+            " ORDER BY judged_at DESC, id LIMIT ?3",
+            namespace,
             model,
             limit,
         )

@@ -14,7 +14,7 @@ from modelway_runtime.detection.measuring import Answer, Grid
 from modelway_runtime.detection.promapi import MOST_POINTS, Api
 from modelway_runtime.detection.promql import Query
 from modelway_runtime.detection.settings import Prometheus, Watched
-from modelway_runtime.detection.starts import GAP_S, starts
+from modelway_runtime.detection.starts import GAP_S, Runs, runs, starts
 from modelway_runtime.detection.verdict import Rollout
 
 THREADS = 4
@@ -50,9 +50,12 @@ class PrometheusHistory:
 
     def rollouts(self, start: float, end: float) -> tuple[Rollout, ...]:
         """``History.rollouts``."""
-        query = promql.running(self._namespaces)
-        grid = Grid.within(start - GAP_S, end)
-        return starts(self._ask([query], grid)[query], grid, start)
+        return starts(self.runs(start - GAP_S, end), start)
+
+    def runs(self, start: float, end: float) -> Runs:
+        """``History.runs``."""
+        query, grid = promql.running(self._namespaces), Grid.within(start, end)
+        return runs(self._ask([query], grid)[query], grid)
 
     def _ask(self, queries: Sequence[Query], grid: Grid) -> Mapping[Query, Answer]:
         """All queries over all the time, in pieces that the server takes."""

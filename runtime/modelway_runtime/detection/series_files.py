@@ -27,7 +27,7 @@ from modelway_runtime.detection.history import HistoryFailed
 from modelway_runtime.detection.measuring import Grid
 from modelway_runtime.detection.samples import Samples
 from modelway_runtime.detection.settings import Watched
-from modelway_runtime.detection.starts import GAP_S, starts
+from modelway_runtime.detection.starts import GAP_S, Runs, runs, starts
 from modelway_runtime.detection.tables import Table
 from modelway_runtime.detection.verdict import Rollout
 
@@ -77,11 +77,15 @@ class FileHistory:
 
     def rollouts(self, start: float, end: float) -> tuple[Rollout, ...]:
         """``History.rollouts``; of all models in the file."""
-        grid, content = Grid.within(start - GAP_S, end), self._content
+        return starts(self.runs(start - GAP_S, end), start)
+
+    def runs(self, start: float, end: float) -> Runs:
+        """``History.runs``; of all models in the file."""
+        grid, content = Grid.within(start, end), self._content
         if isinstance(content, Samples):
             query = promql.Running(promql.Selector(promql.READY, ()))
-            return starts(content.answer(query, grid), grid, start)
-        return starts(content.running(grid, self._watched.namespace, self._watched.model), grid, start)
+            return runs(content.answer(query, grid), grid)
+        return runs(content.running(grid, self._watched.namespace, self._watched.model), grid)
 
     def last(self) -> float:
         """Unix seconds of the newest sample of any kind."""

@@ -1,9 +1,10 @@
 """The gate over HTTP (``docs/contract.md``, The gate), and the pages of past verdicts.
 
-``POST /v1/gate`` takes the bearer token of the settings. ``GET /v1/verdicts`` (a list, JSON) and
-``GET /v1/verdicts/<id>`` (a page, or JSON where ``Accept`` asks for it) take the same token, from a browser
-as the password of Basic authentication whatever the user: they show figures and PromQL of a company, so
-that nobody reads them without a secret. ``GET /healthz`` is open.
+``POST /v1/gate`` takes the bearer token of a team, for the models of its namespace. ``GET /v1/verdicts`` (a
+list, JSON) and ``GET /v1/verdicts/<id>`` (a page, or JSON where ``Accept`` asks for it) take the same token,
+from a browser as the password of Basic authentication whatever the user, for the verdicts of that namespace:
+they show figures and PromQL of a company, so that nobody reads them without a secret. ``GET /healthz`` is
+open.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import asyncio
 import base64
 import binascii
 import hashlib
-import hmac
 import logging
 import time
 from collections import OrderedDict
@@ -30,13 +30,13 @@ from modelway_runtime.detection.judge import judge
 from modelway_runtime.detection.judgement import Plot
 from modelway_runtime.detection.memory import Memory, MemoryFailed
 from modelway_runtime.detection.report import html
+from modelway_runtime.detection.tokens import NoToken, find_namespace
 from modelway_runtime.detection.verdict import Verdict
 
 log = logging.getLogger(__name__)
 
 MOST_BYTES = 64 * 1024
 """Of a request's body."""
-_MOST_TOKEN = 16 * 1024
 _PAGES = 32
 _MOST_LISTED = 1000
 _PAGE_HEADERS = {
@@ -58,10 +58,6 @@ class _Refused(Exception):
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
-class _NoToken(Exception):
-    """The gate's own token cannot be read; the text says why, for the log."""
-
-
 class Service:
     """An ASGI application."""
 
@@ -79,7 +75,7 @@ class Service:
         except _Refused as refused:
             status, headers = refused.status, {"content-type": "application/json", **refused.headers}
             body = msgspec.json.encode({"error": str(refused)})
-        except (MemoryFailed, _NoToken) as failed:
+        except (MemoryFailed, NoToken) as failed:
             log.error("%s", failed)  # noqa: TRY400
             status, headers = 503, {"content-type": "application/json"}
             body = msgspec.json.encode({"error": "the detector has trouble of its own; its log says more"})
@@ -100,16 +96,16 @@ class Service:
             return 200, b"ok\n", {"content-type": "text/plain"}
         if path == "/v1/verdicts" or path.startswith("/v1/verdicts/"):
             _only(method, "GET", "HEAD")
-            self._authorize(scope, people=True)
+            namespace = self._authorize(scope, people=True)
             loop = asyncio.get_running_loop()
             accept = _header(scope, b"accept").lower()
             if path == "/v1/verdicts":
                 query = scope["query_string"].decode("latin-1")
-                body = await loop.run_in_executor(self._pool, self._list, query)
+                body = await loop.run_in_executor(self._pool, self._list, namespace, query)
                 return 200, body, {"content-type": "application/json"}
             identity = unquote(path.removeprefix("/v1/verdicts/"))
             verdict = await loop.run_in_executor(self._pool, self._gate.memory.verdict, identity)
-            if verdict is None:
+            if verdict is None or verdict.namespace != namespace:
                 raise _Refused(404, "there is no such verdict, or it is older than is kept")
             if "application/json" in accept and "text/html" not in accept:
                 return 200, verdicts.to_json(verdict), {"content-type": "application/json"}
@@ -119,10 +115,10 @@ class Service:
     async def _asked(self, scope: Any, receive: Any) -> bytes:
         began = time.monotonic()
         try:
-            self._authorize(scope)
-        except _NoToken as trouble:  # our own: it must not count as an error of the release
+            namespace = self._authorize(scope)
+        except NoToken as trouble:  # our own: it must not count as an error of the release
             log.error("%s", trouble)  # noqa: TRY400
-            return msgspec.json.encode(inconclusive("the detector cannot read the gate's token"))
+            return msgspec.json.encode(inconclusive("the detector has trouble with the gate's tokens"))
         try:
             body = await asyncio.wait_for(_body(scope, receive), ANSWER_S)
         except TimeoutError:
@@ -131,35 +127,25 @@ class Service:
             question = msgspec.json.decode(body, type=Question)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise _Refused(400, f"the body is no question to the gate: {error}") from None
-        return msgspec.json.encode(await self._gate.ask(question, ANSWER_S - (time.monotonic() - began)))
+        left = ANSWER_S - (time.monotonic() - began)
+        return msgspec.json.encode(await self._gate.ask(question, namespace, left))
 
-    def _authorize(self, scope: Any, *, people: bool = False) -> None:
-        """Raises _Refused, or _NoToken. The file is read each time, so that the token may be rotated."""
-        token = self._token()
-        given = _given(_header(scope, b"authorization"), people)
-        same = hmac.compare_digest(hashlib.sha256(given).digest(), hashlib.sha256(token).digest())
-        if not same:
-            how = 'Bearer, Basic realm="verdicts", charset="UTF-8"' if people else "Bearer"
-            raise _Refused(401, "the gate's token is wanted", www_authenticate=how)
-
-    def _token(self) -> bytes:
+    def _authorize(self, scope: Any, *, people: bool = False) -> str:
+        """The caller's namespace. Raises _Refused, or NoToken."""
         gate = self._gate.settings.gate
         assert gate is not None, "a service is made where there is a gate"
-        try:
-            with open(gate.token_file, "rb") as file:
-                token = file.read(_MOST_TOKEN).strip()
-        except OSError as error:
-            raise _NoToken(f"the gate's token cannot be read: {gate.token_file}: {error.strerror}") from None
-        if not token:
-            raise _NoToken(f"the gate's token in {gate.token_file} is empty")
-        return token
+        namespace = find_namespace(gate.token_files, _given(_header(scope, b"authorization"), people))
+        if namespace is None:
+            how = 'Bearer, Basic realm="verdicts", charset="UTF-8"' if people else "Bearer"
+            raise _Refused(401, "the token of a team is wanted", www_authenticate=how)
+        return namespace
 
-    def _list(self, query: str) -> bytes:
+    def _list(self, namespace: str, query: str) -> bytes:
         asked = parse_qs(query, max_num_fields=10)
         limit = asked.get("limit", ["100"])[-1]
         if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= _MOST_LISTED:
             raise _Refused(400, f"limit is a number from 1 to {_MOST_LISTED}")
-        found = self._gate.memory.verdicts(int(limit), asked.get("model", [None])[-1])
+        found = self._gate.memory.verdicts(int(limit), asked.get("model", [None])[-1], namespace)
         listed = [
             {
                 "id": one.id,

@@ -77,7 +77,7 @@ class Watched(Value, frozen=True):
 
 class Gate(Value, frozen=True):
     port: Port
-    token_file: File
+    token_files: Annotated[dict[Name, File], Meta(min_length=1)]
     public_url: Url
 
 

@@ -17,12 +17,11 @@ from modelway_runtime.detection.detector import (
     UNKNOWN_VERSION,
     Detector,
     Look,
-    NothingSeen,
     of_model,
     with_cause,
 )
 from modelway_runtime.detection.forge import ForgeFailed, connect
-from modelway_runtime.detection.history import STEP_S, History, HistoryFailed
+from modelway_runtime.detection.history import STEP_S, History, HistoryFailed, NothingSeen
 from modelway_runtime.detection.measuring import Grid
 from modelway_runtime.detection.promapi import Api
 from modelway_runtime.detection.prometheus import PrometheusHistory

@@ -14,13 +14,12 @@ from tests.runtime.detection.end_to_end.shop import (
     Clock,
     Pulls,
     Shop,
-    canaries,
     past,
     pull_requests,
     this_minute,
 )
 from tests.support.github import Emulator, GitHub, emulator, package
-from tests.support.prometheus import Server, prometheus, require
+from tests.support.prometheus import prometheus, require
 from tests.support.rollout_world import Lived, Pod, live, pods, scrape
 from tests.support.serving import Server as ModelServer
 from tests.support.serving import slow
@@ -53,13 +52,6 @@ def shop(
         tmp_path_factory.mktemp("shop") / "prometheus", openmetrics=text, scrape=scrape(new)
     ) as server:
         yield Shop(server, times, lived, text)
-
-
-@pytest.fixture(scope="session")
-def canary_prometheus(lived: dict[Pod, Lived], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("canaries") / "prometheus"
-    with prometheus(folder, openmetrics=canaries(lived, this_minute())) as server:
-        yield server
 
 
 @pytest.fixture(scope="session")

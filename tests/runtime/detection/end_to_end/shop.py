@@ -85,16 +85,16 @@ def past(
     return whole([one.past(random, minutes(start, min(end, until))) for one, start, end in parts])
 
 
-def canaries(lived: Mapping[Pod, Lived], times: Times, seed: int = 0) -> str:
-    """Three hours of the ranker with canaries beside it, scraped as often as the compiled PodMonitor says."""
+def with_canary(lived: Mapping[Pod, Lived], times: Times, canary: str, seed: int = 0) -> str:
+    """Three hours of the ranker with a canary beside it, scraped as often as the compiled PodMonitor says."""
     random = np.random.default_rng(seed)
     stable, slow = lived[RANKER_OLD], lived[RANKER_NEW]
-    parts = [
-        (stable, 3 * HOUR, 40.0),
-        (slow, 40 * MINUTE, 10.0),
-        (stable.as_pod("46.0.1", GOOD), 40 * MINUTE, 10.0),
-        (stable.as_pod("46.0.2", FRESH), 3 * MINUTE, 10.0),
-    ]
+    beside = {
+        RANKER_NEW.hash: (slow, 40 * MINUTE, 10.0),
+        GOOD: (stable.as_pod("46.0.1", GOOD), 40 * MINUTE, 10.0),
+        FRESH: (stable.as_pod("46.0.2", FRESH), 3 * MINUTE, 10.0),
+    }
+    parts = [(stable, 3 * HOUR, 40.0), beside[canary]]
     until = times.now + 15 * MINUTE  # into the future: tests take minutes
     return whole(
         [one.past(random, minutes(times.now - since, until, 15.0), load) for one, since, load in parts]
@@ -131,7 +131,8 @@ def settings(
     }
     document |= {"schedule": None, "argocd": None, "metrics": {"port": 0}}
     document["memory_file"] = str(folder / "memory" / "detector.sqlite")
-    document["gate"] |= {"port": 0, "token_file": str(secret(folder / "gate-token", GATE_TOKEN))}
+    files = {"search-prod": str(secret(folder / "gate-token", GATE_TOKEN))}
+    document["gate"] |= {"port": 0, "token_files": files}
     ranker = next(one for one in document["watched"] if one["model"] == "ranker")
     few = {name: {**ranker["patterns"][name], "sensitivity": "low"} for name in OF_ENCODER}
     encoder = {**ranker, "model": "encoder", "job": "encoder", "standby": None, "patterns": few}

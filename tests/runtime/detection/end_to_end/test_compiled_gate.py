@@ -3,9 +3,11 @@ makes it, to a detector with the settings of the compiled ConfigMap."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,14 +20,18 @@ from tests.runtime.detection.end_to_end.shop import (
     GATE_TOKEN,
     GONE,
     GOOD,
+    NAMESPACE,
     RANKER_NEW,
     RANKER_OLD,
     ROOT,
     compiled,
     secret,
+    this_minute,
+    with_canary,
 )
 from tests.runtime.detection.service.processes import Running, staying
-from tests.support.prometheus import Server
+from tests.support.prometheus import prometheus
+from tests.support.rollout_world import Lived, Pod
 from tests.support.serving import ask
 
 Json = dict[str, Any]
@@ -34,34 +40,59 @@ TEMPLATES = {
     for file in sorted((ROOT / "generated" / "prod").rglob("analysistemplate-*-detector.yaml"))
 }
 NOWHERE = "http://127.0.0.1:9"
+Detectors = Callable[[str], Running]
+"""A detector whose Prometheus has a ranker with the canary of this hash."""
 
 
 @pytest.fixture(scope="module")
-def detector(canary_prometheus: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def detectors(lived: dict[Pod, Lived], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Detectors]:
+    with contextlib.ExitStack() as stack:
+
+        @cache
+        def detector(canary: str) -> Running:
+            folder = tmp_path_factory.mktemp("detector")
+            world = with_canary(lived, this_minute(), canary)
+            server = stack.enter_context(prometheus(folder / "prometheus", openmetrics=world))
+            file = write(folder, server.url)
+            return stack.enter_context(staying(folder / "run", "watch", "--settings", file))
+
+        yield detector
+
+
+@pytest.fixture(scope="module")
+def detector(detectors: Detectors) -> Running:
+    return detectors(GOOD)
+
+
+def write(folder: Path, url: str) -> Path:
     """The compiled settings with other addresses, ports and places of files; all else as it is."""
-    folder = tmp_path_factory.mktemp("detector")
     settings = compiled()
-    settings["prometheus"]["url"] = canary_prometheus.url
+    settings["prometheus"]["url"] = url
     settings["publish"] |= {"api_url": NOWHERE, "token_file": str(secret(folder / "forge", "none"))}
     settings["argocd"] |= {"url": NOWHERE, "token_file": str(secret(folder / "argocd", "none"))}
-    settings["gate"] |= {"port": 0, "token_file": str(secret(folder / "gate", GATE_TOKEN))}
+    files = {name: str(secret(folder / name, token_of(name))) for name in settings["gate"]["token_files"]}
+    settings["gate"] |= {"port": 0, "token_files": files}
     settings |= {"memory_file": str(folder / "detector.sqlite"), "metrics": {"port": 0}}
     file = folder / "settings.json"
     file.write_text(json.dumps(settings))
-    with staying(folder / "run", "watch", "--settings", file) as running:
-        yield running
+    return file
+
+
+def token_of(namespace: str) -> str:
+    return f"{GATE_TOKEN}-{namespace}"
 
 
 def template(model: str) -> Json:
     return dict(yaml.safe_load(TEMPLATES[model].read_text())["spec"])
 
 
-def measurement(detector: Running, spec: Json, canary: str, token: str = GATE_TOKEN) -> tuple[str, Json]:
+def measurement(detector: Running, spec: Json, canary: str, token: str = "") -> tuple[str, Json]:
     """The phase that Argo Rollouts gives one measurement, and what was answered; as metricproviders/webmetric
     and utils/evaluate of Argo Rollouts do it."""
+    [metric] = spec["metrics"]
+    token = token or token_of(metric["provider"]["web"]["jsonBody"]["namespace"])
     args = {"canary-hash": canary, "stable-hash": RANKER_OLD.hash, "token": token}
     assert {one["name"] for one in spec["args"]} == args.keys()
-    [metric] = spec["metrics"]
     web = json.loads(
         re.sub(
             r"\{\{\s*args\.([a-z-]+)\s*\}\}",
@@ -91,23 +122,32 @@ def holds(condition: str, result: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("canary", "phase", "state"),
+    ("beside", "canary", "phase", "state"),
     [
-        (RANKER_NEW.hash, "Failed", "regressed"),
-        (GOOD, "Successful", "unchanged"),
-        (FRESH, "Inconclusive", "pending"),
-        (GONE, "Inconclusive", "inconclusive"),
+        (RANKER_NEW.hash, RANKER_NEW.hash, "Failed", "regressed"),
+        (GOOD, GOOD, "Successful", "unchanged"),
+        (FRESH, FRESH, "Inconclusive", "pending"),
+        (GOOD, GONE, "Inconclusive", "inconclusive"),
     ],
 )
 def test_argo_reads_each_outcome_as_it_is_meant(
-    detector: Running, canary: str, phase: str, state: str
+    detectors: Detectors, beside: str, canary: str, phase: str, state: str
 ) -> None:
-    got, answer = measurement(detector, template("ranker"), canary)
+    got, answer = measurement(detectors(beside), template("ranker"), canary)
     assert (got, answer["state"]) == (phase, state), answer
 
 
 def test_a_wrong_token_is_an_error_and_no_outcome(detector: Running) -> None:
     assert measurement(detector, template("ranker"), GOOD, "wrong") == ("Error", {"status": 401})
+
+
+def test_the_token_of_another_team_decides_nothing(detectors: Detectors) -> None:
+    """Neither for a slow canary nor for a good one."""
+    for canary in (RANKER_NEW.hash, GOOD):
+        token = token_of("recommendation-prod")
+        phase, answer = measurement(detectors(canary), template("ranker"), canary, token)
+        assert (phase, answer["verdict"]) == ("Inconclusive", "")
+        assert "the token is that of recommendation-prod" in answer["reason"]
 
 
 @pytest.mark.parametrize("model", TEMPLATES)
@@ -130,7 +170,8 @@ def test_there_are_templates_to_ask_with() -> None:
     assert "ranker" in TEMPLATES
 
 
-def test_the_verdict_of_a_canary_can_be_read_where_the_answer_says(detector: Running) -> None:
+def test_the_verdict_of_a_canary_can_be_read_where_the_answer_says(detectors: Detectors) -> None:
+    detector = detectors(RANKER_NEW.hash)
     _, answer = measurement(detector, template("ranker"), RANKER_NEW.hash)
     address = urlsplit(answer["verdict"])
     assert answer["verdict"].startswith(compiled()["gate"]["public_url"])
@@ -139,7 +180,7 @@ def test_the_verdict_of_a_canary_can_be_read_where_the_answer_says(detector: Run
         "GET",
         address.path,
         None,
-        {"Authorization": f"Bearer {GATE_TOKEN}", "Accept": "application/json"},
+        {"Authorization": f"Bearer {token_of(NAMESPACE)}", "Accept": "application/json"},
     ).json
     assert (told["state"], told["rollout"]["hash"], told["sensitivity"]) == (
         "regressed",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from modelway_runtime.detection.measuring import Grid
+from modelway_runtime.detection.starts import runs as runs_of
 from modelway_runtime.detection.starts import starts
 
 T0 = 1_790_000_040.0
@@ -27,7 +28,7 @@ def _found(runs: dict[tuple[str, str], Minutes]) -> list[tuple[str, str | None, 
         answer["shop", "ranker", version, pod_hash] = values
     return [
         (one.hash or one.version, one.previous_hash, round((one.started_at.timestamp() - T0) / 60))
-        for one in starts(answer, GRID, T0)
+        for one in starts(runs_of(answer, GRID), T0)
     ]
 
 
@@ -76,4 +77,4 @@ def test_models_are_apart_and_the_earliest_first() -> None:
         answer["shop", model, version, ""] = np.where(
             (np.arange(610) >= first) & (np.arange(610) < last), 1.0, np.nan
         )
-    assert [(one.model, one.version) for one in starts(answer, GRID, T0)] == [("y", "2"), ("x", "2")]
+    assert [(one.model, one.version) for one in starts(runs_of(answer, GRID), T0)] == [("y", "2"), ("x", "2")]

@@ -24,6 +24,7 @@ CANARY_SINCE = NOW - 40 * MINUTE
 OLD, NEW = "7d9f8c6b5", "5c4b3a2f1"
 BOUNDS = (0.005, 0.01, 0.02, 0.05, 0.5)
 TOKEN = "let-me-ask-1234"
+TOKENS = {"search-prod": TOKEN, "ads-prod": "ask-for-the-ads-5678"}
 Json = dict[str, Any]
 # Of each model: how far back it goes, and its revisions as (version, hash, first, last, how slow, share of the load).
 Revision = tuple[str, str, float, float, float, float]
@@ -118,8 +119,10 @@ def watched(model: str, **changes: Any) -> Json:
 def settings(folder: Path, url: str, models: Sequence[str] = tuple(MODELS), **changes: Any) -> Json:
     """As the compiler writes them; files lie in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    token = folder / "gate-token"
-    token.write_text(f"{TOKEN}\n")
+    files = {}
+    for namespace, token in TOKENS.items():
+        (folder / f"{namespace}-token").write_text(f"{token}\n")
+        files[namespace] = str(folder / f"{namespace}-token")
     return {
         "schema": 1,
         "environment": "prod",
@@ -134,7 +137,7 @@ def settings(folder: Path, url: str, models: Sequence[str] = tuple(MODELS), **ch
         },
         "schedule": None,
         "watched": [watched(model) for model in models],
-        "gate": {"port": 0, "token_file": str(token), "public_url": "https://detector.shop.example"},
+        "gate": {"port": 0, "token_files": files, "public_url": "https://detector.shop.example"},
         "publish": None,
         "argocd": None,
         "memory_file": str(folder / "memory" / "detector.sqlite"),

@@ -18,7 +18,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tests.runtime.detection.service.processes import BASIC, BEARER, Running, proxy, staying
-from tests.runtime.detection.service.shop_past import CANARY_SINCE, NEW, OLD, TOKEN, settings, write
+from tests.runtime.detection.service.shop_past import CANARY_SINCE, NEW, OLD, TOKEN, TOKENS, settings, write
 from tests.support.prometheus import Server
 from tests.support.serving import ask
 
@@ -72,10 +72,10 @@ def test_what_argo_sends_has_no_start(gate: Running) -> None:
 
 
 def test_a_start_that_is_given_is_used(gate: Running) -> None:
-    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(CANARY_SINCE + 600))
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(CANARY_SINCE + 240))
     told = answer(gate, started_at=at)
     identity = told["verdict"].rsplit("/", 1)[1]
-    assert identity.endswith(str(int(CANARY_SINCE + 600)))
+    assert identity.endswith(str(int(CANARY_SINCE + 240)))
     found = gate.get(f"/v1/verdicts/{identity}", {**BEARER, "Accept": "application/json"}).json
     assert found["rollout"]["started_at"] == at
     assert found["sensitivity"] == "low"
@@ -85,13 +85,17 @@ def test_a_start_that_is_given_is_used(gate: Running) -> None:
     ("changes", "words"),
     [
         ({"model": "nobody"}, "nobody in search-prod is not watched"),
-        ({"namespace": "ads-prod"}, "is not watched"),
+        ({"namespace": "ads-prod"}, "the token is that of search-prod, not of ads-prod"),
         ({"environment": "staging"}, "this detector watches prod, not staging"),
         ({"metrics": ["latency-p50", "nonsense"]}, "has no pattern nonsense"),
         ({"stable_hash": NEW}, "not two pod template hashes"),
         ({"stable_hash": ""}, "not two pod template hashes"),
         ({"canary_hash": "never0seen"}, "no sample yet"),
-        ({"started_at": "2126-11-21T10:00:00Z"}, "less than a minute"),
+        ({"started_at": "2126-11-21T10:00:00Z"}, "by its first sample, not at 2126-11-21T10:00Z"),
+        ({"canary_hash": OLD, "stable_hash": NEW}, f"the pods {OLD} are no canary: {NEW} began after them"),
+        ({"canary_hash": OLD, "stable_hash": NEW, "model": "mixer"}, "are no canary"),
+        ({"stable_hash": "never0seen"}, "the stable pods have no sample"),
+        ({"model": "ranker"}, "are not the stable ones: they have not run since"),
     ],
 )
 def test_what_cannot_be_judged_is_inconclusive_with_the_reason(
@@ -142,15 +146,62 @@ def test_a_wrong_token_is_told_401(gate: Running, headers: dict[str, str]) -> No
 def test_the_token_may_be_rotated(shop: Server, tmp_path: Path) -> None:
     file = write(tmp_path, settings(tmp_path, shop.url))
     with staying(tmp_path, "gate", "--settings", file) as running:
-        (tmp_path / "gate-token").write_text("another")
+        (tmp_path / "search-prod-token").write_text("another")
         assert running.ask(question("nobody")).status == 401
         assert running.ask(question("nobody"), {"Authorization": "Bearer another"}).status == 200
-        (tmp_path / "gate-token").unlink()  # its own trouble is no error of the release
+        (tmp_path / "search-prod-token").unlink()  # its own trouble is no error of the release
         told = running.ask(question("sorter"), {"Authorization": "Bearer another"})
         assert (told.status, told.json["outcome"]) == (200, "inconclusive")
         assert running.get("/v1/verdicts", {"Authorization": "Bearer another"}).status == 503
-        assert str(tmp_path / "gate-token") in running.log()
+        assert str(tmp_path / "search-prod-token") in running.log()
         assert "another" not in running.log()
+
+
+def test_a_team_sees_and_asks_of_its_own_namespace_only(gate: Running) -> None:
+    """And what it may not is without any effect: no verdict, no line in the log of anomalies."""
+    ours = answer(gate, model="sorter")["verdict"].rsplit("/", 1)[1]
+    before = len(gate.lines)
+    ads = {"Authorization": f"Bearer {TOKENS['ads-prod']}"}
+    for changes in ({}, {"canary_hash": OLD, "stable_hash": NEW}):
+        told = gate.ask(question("sorter", **changes), ads)
+        assert (told.status, told.json["outcome"], told.json["verdict"]) == (200, "inconclusive", "")
+        assert "the token is that of ads-prod" in told.json["reason"]
+    assert gate.get("/v1/verdicts", ads).json == {"verdicts": []}
+    assert gate.get(f"/v1/verdicts/{ours}", ads).status == 404
+    assert gate.get(f"/v1/verdicts/{ours}").status == 200
+    assert len(gate.lines) == before
+
+
+def test_swapped_hashes_leave_no_verdict(gate: Running) -> None:
+    def listed() -> set[str]:
+        return {one["id"] for one in gate.get("/v1/verdicts?limit=1000").json["verdicts"]}
+
+    before, lines = listed(), len(gate.lines)
+    for model in ("sorter", "mixer", "ranker", "reader", "encoder"):
+        told = answer(gate, model=model, canary_hash=OLD, stable_hash=NEW)
+        assert (told["outcome"], told["verdict"]) == ("inconclusive", "")
+    assert (listed(), len(gate.lines)) == (before, lines)
+
+
+def test_two_teams_with_one_token_are_told_so_and_neither_may_ask(shop: Server, tmp_path: Path) -> None:
+    file = write(tmp_path, settings(tmp_path, shop.url))
+    (tmp_path / "ads-prod-token").write_text(TOKEN)
+    with staying(tmp_path, "gate", "--settings", file) as running:
+        assert "search-prod and ads-prod cannot ask: they have the same token" in running.log()
+        told = running.ask(question("sorter"))
+        assert (told.status, told.json["outcome"]) == (200, "inconclusive")
+        assert running.get("/v1/verdicts").status == 503
+        assert TOKEN not in running.log()
+
+
+def test_a_team_without_a_token_is_named_at_the_start_and_the_others_may_ask(
+    shop: Server, tmp_path: Path
+) -> None:
+    file = write(tmp_path, settings(tmp_path, shop.url))
+    (tmp_path / "ads-prod-token").unlink()
+    with staying(tmp_path, "gate", "--settings", file) as running:
+        assert "ads-prod cannot ask: the gate's token cannot be read" in running.log()
+        assert running.ask(question("sorter")).json["outcome"] == "failure"
 
 
 @pytest.mark.parametrize(
