@@ -91,3 +91,10 @@ def test_the_architecture_names_every_module_of_the_detector() -> None:
     package = ROOT / "runtime" / "modelway_runtime" / "detection"
     modules = {path.stem for folder in (package, package / "report") for path in folder.glob("*.py")}
     assert {name for name in modules if not name.startswith("__")} <= named
+
+
+def test_the_run_that_tries_the_token_is_the_shops() -> None:
+    (shown,) = re.findall(
+        r"^(detector-gate-[0-9a-f]+) ", (GUIDES / "detector.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert (ROOT / f"generated/prod/_platform/search/analysisrun-{shown}.yaml").is_file()

@@ -296,6 +296,7 @@ WAVES = {
     "PrometheusRule": 1,
     "PodMonitor": 1,
     "Rollout": 3,
+    "AnalysisRun": 3,
     "ScaledObject": 3,
     "HorizontalPodAutoscaler": 3,
 }

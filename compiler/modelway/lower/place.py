@@ -10,9 +10,10 @@ from modelway.lower import access, capacity, monitoring, names, routes, scaling,
 from modelway.lower.alerts import Watched, rule_groups
 from modelway.lower.detector import detector
 from modelway.lower.forms import steps_down, steps_down_of_environment
+from modelway.lower.gate import smoke_run
 from modelway.lower.objects import KubeObject, Output, PlainFile, json_text, metadata
 from modelway.lower.platform import platform
-from modelway.lower.rollout import rollout, templates
+from modelway.lower.rollout import asks_detector, rollout, templates
 from modelway.lower.workload import Workload, latency_bounds, workload
 from modelway.resolve import Deployed, Place, Resolved, deployed, watched_by
 from modelway.spec.alert import Alert
@@ -26,8 +27,13 @@ def lower(place: Place) -> Iterator[Output]:
     buckets = latency_bounds(place)
     judged = judged_patterns(place)
     all_deployed = deployed(place)
+    asking: set[str] = set()
     for one in all_deployed:
-        yield from _model(workload(one, place, buckets, judged))
+        built = workload(one, place, buckets, judged)
+        yield from _model(built)
+        if asks_detector(built):
+            asking.add(built.team)
+    yield from _smoke_runs(place, asking)
     watched = _watched(place, all_deployed)
     for alert in place.alerts.values():
         yield from _alert(alert, place, watched)
@@ -65,6 +71,14 @@ def _model(one: Workload) -> Iterator[Output]:
     if one.place.cluster.add_ons.prometheus_operator:
         yield monitoring.pod_monitor(one)
     yield monitoring.dashboard_map(one)
+
+
+def _smoke_runs(place: Place, teams: set[str]) -> Iterator[Output]:
+    """For each team whose canaries ask the detector."""
+    detector = place.environment.spec.spec.detector
+    if detector and detector.gate:
+        for team in sorted(teams):
+            yield smoke_run(place, detector.gate, team)
 
 
 def _watched(place: Place, all_deployed: list[Deployed]) -> dict[str, list[Watched]]:

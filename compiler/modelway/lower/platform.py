@@ -21,19 +21,20 @@ def platform(place: Place) -> Iterator[KubeObject]:
     teams = {model.spec.metadata.team for model in place.models.values()}
     teams |= {alert.spec.metadata.team for alert in place.alerts.values()}
     for team in sorted(teams):
-        yield from namespace(place, team, _labels(place, team), cluster.kubernetes)
+        yield from namespace(place, team, labels(place, team), cluster.kubernetes)
     for resource in place.resources.values():
         if resource.spec.spec.priority:
             yield _priority_class(place, resource.spec)
 
 
-def _labels(place: Place, team: str | None) -> dict[str, str]:
-    labels = {
+def labels(place: Place, team: str | None) -> dict[str, str]:
+    """Of an object that belongs to the environment, or to a team in it."""
+    found = {
         **place.environment.spec.metadata.labels,
         names.MANAGED_BY: "modelway",
         names.ENVIRONMENT: place.name,
     }
-    return {**labels, names.TEAM: team} if team else labels
+    return {**found, names.TEAM: team} if team else found
 
 
 def namespace(place: Place, team: str, labels: dict[str, str], kubernetes: str) -> Iterator[KubeObject]:
@@ -56,12 +57,12 @@ def namespace(place: Place, team: str, labels: dict[str, str], kubernetes: str) 
 
 def _priority_class(place: Place, resource: Resource) -> KubeObject:
     spec = f"Resource {resource.metadata.name}"
-    labels = {**resource.metadata.labels, **_labels(place, None)}
+    own = {**resource.metadata.labels, **labels(place, None)}
     value = {
         "apiVersion": "scheduling.k8s.io/v1",
         "kind": "PriorityClass",
         "metadata": metadata(
-            names.priority_class(resource.metadata.name, place.name), None, labels, spec, names.WAVE_NAMESPACE
+            names.priority_class(resource.metadata.name, place.name), None, own, spec, names.WAVE_NAMESPACE
         ),
         "value": resource.spec.priority,
         "globalDefault": False,

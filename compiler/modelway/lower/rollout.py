@@ -10,6 +10,7 @@ ends early is Successful whatever it saw, so every step also has an inline run t
 from __future__ import annotations
 
 from modelway.lower import names
+from modelway.lower.gate import gate_request, gate_token
 from modelway.lower.objects import Json, KubeObject
 from modelway.lower.serving import (
     MIN_READY_S,
@@ -19,7 +20,6 @@ from modelway.lower.serving import (
     workload_annotations,
 )
 from modelway.lower.workload import Workload
-from modelway.naming import DETECTOR_TEAM
 from modelway.spec.common import milliseconds
 
 INTERVAL_S = 60
@@ -36,8 +36,6 @@ answer at first: whatever is still open after COUNT looks pauses."""
 GATE_ERRORS = 360
 """A detector that is away says nothing of the release, and too many errors abort it: an hour of them, at the
 ten seconds that Rollouts waits after each."""
-GATE_TIMEOUT_S = 10
-"""The detector answers within five seconds."""
 _HASH = "{{args.canary-hash}}"
 _STABLE_HASH = "{{args.stable-hash}}"
 _ARGS = [{"name": "canary-hash", "valueFrom": {"podTemplateHashValue": "Latest"}}]
@@ -182,7 +180,6 @@ def _detector_template(workload: Workload) -> KubeObject:
     assert detector, "judged: there is a detector"
     assert detector.gate, "judged: there is a gate"
     environment = workload.environment.metadata.name
-    host = f"{names.DETECTOR}.{names.namespace(DETECTOR_TEAM, environment)}.svc"
     metric = {
         "name": names.DETECTOR,
         "interval": f"{INTERVAL_S}s",
@@ -195,13 +192,7 @@ def _detector_template(workload: Workload) -> KubeObject:
         "failureCondition": 'result == "failure"',
         "provider": {
             "web": {
-                "method": "POST",
-                "url": f"http://{host}:{names.GATE_PORT}/v1/gate",
-                "timeoutSeconds": GATE_TIMEOUT_S,
-                "headers": [
-                    {"key": "Authorization", "value": "Bearer {{args.token}}"},
-                    {"key": "Content-Type", "value": "application/json"},
-                ],
+                **gate_request(environment, "POST", "/v1/gate"),
                 "jsonBody": {
                     "environment": environment,
                     "namespace": workload.namespace,
@@ -214,9 +205,7 @@ def _detector_template(workload: Workload) -> KubeObject:
             }
         },
     }
-    secret = {"name": detector.gate.secret, "key": "token"}
-    args: list[Json] = [{"name": "canary-hash"}, {"name": "stable-hash"}]
-    args.append({"name": "token", "valueFrom": {"secretKeyRef": secret}})
+    args: list[Json] = [{"name": "canary-hash"}, {"name": "stable-hash"}, gate_token(detector.gate)]
     value = {
         "apiVersion": "argoproj.io/v1alpha1",
         "kind": "AnalysisTemplate",

@@ -157,6 +157,31 @@ def test_what_each_template_asks_about_is_watched(detector: Running, model: str)
     assert (phase, answer["reason"]) == ("Inconclusive", "the canary's pods have no sample yet")
 
 
+SMOKE_RUNS = sorted((ROOT / "generated" / "prod").rglob("analysisrun-*.yaml"))
+
+
+@pytest.mark.parametrize("file", SMOKE_RUNS, ids=[file.parent.name for file in SMOKE_RUNS])
+@pytest.mark.parametrize(("token", "status"), [("", 200), ("wrong", 401)])
+def test_each_team_can_try_its_token(detector: Running, file: Path, token: str, status: int) -> None:
+    """The compiled AnalysisRun: what it looks for is there with the team's token, and an error without."""
+    run = yaml.safe_load(file.read_text())
+    [metric] = run["spec"]["metrics"]
+    web = metric["provider"]["web"]
+    assert "".join(one["name"] for one in run["spec"]["args"]) == "token"
+    value = token or token_of(run["metadata"]["namespace"])
+    headers = {one["key"]: one["value"].replace("{{args.token}}", value) for one in web["headers"]}
+    url = urlsplit(web["url"])
+    got = ask(detector.ports["gate"], web["method"], f"{url.path}?{url.query}", None, headers)
+    assert got.status == status
+    if status == 200:
+        assert web["jsonPath"] == "{$.verdicts}"
+        assert isinstance(got.json["verdicts"], list), metric["successCondition"]
+
+
+def test_there_are_runs_to_try_with() -> None:
+    assert "search" in {file.parent.name for file in SMOKE_RUNS}
+
+
 def test_a_question_that_names_no_metrics_can_be_answered(detector: Running) -> None:
     """None means all: a pattern that says nothing of canaries, as that of the throughput, must not keep every
     canary from success."""
