@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 import orjson
 
 from modelway_runtime.serving.errors import InferenceError, invalid
+from modelway_runtime.serving.json_body import WHOLE_BYTES, Json, parse_request, parse_response
+from modelway_runtime.serving.json_elements import from_json
 from modelway_runtime.serving.tensors import (
-    DTYPES,
     checked_shape,
     datatype_of,
     dtype_of,
     from_bytes,
-    object_array,
     reshaped,
     shown,
     to_bytes,
@@ -25,10 +25,7 @@ from modelway_runtime.serving.values import Array, Arrays, InferenceRequest, Inf
 
 HEADER_LENGTH = "inference-header-content-length"
 """Header that gives the length of the JSON in front of the tensors, both ways."""
-Json: TypeAlias = dict[str, Any]
 _NO_JSON = frozenset({"FP16", "BF16"})
-_FLOATS = frozenset({"FP32", "FP64"})
-_INTEGERS = frozenset({"UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"})
 _CHECKED = frozenset({"BOOL", "BYTES"})  # not every sequence of bytes is one
 _HEADS, _HEAD_BYTES = 1024, 4096
 _DUMP = orjson.OPT_SERIALIZE_NUMPY
@@ -74,7 +71,7 @@ class Decoder:
     def decode(self, body: bytes, header_length: int | None, model: str, version: str | None) -> Decoded:
         """A request from its body. Raises InferenceError (400) for everything that is wrong with it."""
         if header_length is None:
-            head, at = _head(_parsed(body)), len(body)
+            head, at = _head(parse_request(body)), len(body)
         else:
             if not 0 < header_length <= len(body):
                 raise invalid(f"{HEADER_LENGTH} is {header_length}, but the body has {len(body)} bytes")
@@ -98,7 +95,7 @@ class Decoder:
         return Decoded(request, head.wanted)
 
     def _learnt(self, text: bytes) -> Head:
-        head = _head(_parsed(text))
+        head = _head(parse_request(text))
         if not head.id and not head.arrays and len(text) <= _HEAD_BYTES:
             if len(self._known) >= _HEADS:
                 self._known.clear()
@@ -188,7 +185,7 @@ def decode_response(body: bytes, header_length: int | None) -> tuple[str, Arrays
     """Version and outputs of another server's answer. Raises InferenceError (502) where it is none."""
     at = len(body) if header_length is None else header_length
     try:
-        head = _parsed(body[:at])
+        head = parse_response(body[:at])
         outputs, places, size = _declared(head.get("outputs"), "outputs")
         if size != len(body) - at:
             raise invalid("it has another length than its JSON announces")
@@ -201,6 +198,8 @@ def decode_response(body: bytes, header_length: int | None) -> tuple[str, Arrays
 
 def error_message(body: bytes) -> str:
     """The message in another server's error, short enough to be passed on."""
+    if len(body) > WHOLE_BYTES:
+        return "an error with a long message"
     try:
         message = orjson.loads(body)["error"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
@@ -210,16 +209,6 @@ def error_message(body: bytes) -> str:
 
 def error_body(message: str) -> bytes:
     return orjson.dumps({"error": message})
-
-
-def _parsed(text: bytes) -> Json:
-    try:
-        head = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise invalid(f"the body is not JSON: {error}") from None
-    if not isinstance(head, dict):
-        raise invalid("the body is not a JSON object")
-    return head
 
 
 def _declared(
@@ -245,7 +234,7 @@ def _declared(
         shape = checked_shape(tensor.get("shape"), name)
         size = _mapping(tensor.get("parameters"), "parameters").get("binary_data_size")
         if size is None:
-            arrays[name] = _from_json(tensor.get("data"), datatype, dtype, shape, name)
+            arrays[name] = _from_json(tensor.get("data"), datatype, shape, name)
             continue
         if type(size) is not int or not 0 <= size < 2**63:
             raise invalid(f"input {shown(name)}: binary_data_size is a whole number")
@@ -293,63 +282,10 @@ def _mapping(value: object, what: str) -> Json:
     return value
 
 
-def _from_json(data: object, datatype: str, dtype: np.dtype[Any], shape: tuple[int, ...], name: str) -> Array:
-    if not isinstance(data, list):
-        raise invalid(f"input {shown(name)} has neither `data` nor binary_data_size")
+def _from_json(data: object, datatype: str, shape: tuple[int, ...], name: str) -> Array:
     if datatype in _NO_JSON:
         raise invalid(f"input {shown(name)}: {datatype} has no form in JSON; send it as bytes")
-    array = _strings(data, name) if datatype == "BYTES" else _numbers(data, datatype, dtype, name)
-    if array.size != prod(shape):
-        raise invalid(f"input {shown(name)}: {array.size} elements for the shape {list(shape)}")
-    return reshaped(array, shape, name)
-
-
-def _numbers(data: list[Any], datatype: str, dtype: np.dtype[Any], name: str) -> Array:
-    """Numbers of a list, flat or nested. Whole numbers are not rounded, and no text is taken for one."""
-    try:
-        array = np.array(data)
-        kind = array.dtype.kind
-        if datatype == "UINT64" and kind == "f":  # numpy takes a mix of small and large numbers for floats
-            array = np.array(data, object)
-            if not all(type(x) is int and 0 <= x < 2**64 for x in array.ravel()):
-                raise invalid(f"input {shown(name)}: a number of `data` does not fit {datatype}")
-            return array.astype(dtype)
-        if not array.size:
-            return array.astype(dtype)
-        if datatype == "BOOL" and kind == "b":
-            return array
-        if datatype in _INTEGERS and kind in "iu":
-            limits = np.iinfo(dtype)
-            if int(array.min()) < limits.min or int(array.max()) > limits.max:
-                raise invalid(f"input {shown(name)}: a number of `data` does not fit {datatype}")
-            return array.astype(dtype, copy=False)
-        if datatype in _FLOATS and kind in "fiu":
-            with np.errstate(over="ignore"):
-                return array.astype(dtype, copy=False)
-        if datatype in _FLOATS and kind == "O" and all(_number_or_null(x) for x in array.ravel()):
-            return array.astype(dtype)
-    except (ValueError, TypeError, OverflowError):
-        pass  # lists of unequal length, numbers beyond 64 bits: said below
-    raise invalid(f"input {shown(name)}: `data` is not a list of {datatype}")
-
-
-def _number_or_null(value: object) -> bool:
-    """JSON has no NaN; null stands for it, as in our answers."""
-    return value is None or type(value) in (int, float)
-
-
-def _strings(data: list[Any], name: str) -> Array:
-    flat: list[bytes] = []
-    waiting: list[Any] = [data]
-    while waiting:  # nested lists, whose depth the JSON parser has bounded
-        item = waiting.pop()
-        if isinstance(item, str):
-            flat.append(item.encode())
-        elif isinstance(item, list):
-            waiting.extend(reversed(item))
-        else:
-            raise invalid(f"input {shown(name)}: `data` of BYTES holds strings")
-    return object_array(flat)
+    return reshaped(from_json(data, datatype, prod(shape), name), shape, name)
 
 
 def _json_data(name: str, datatype: str, array: Array) -> Any:
@@ -365,4 +301,3 @@ def _json_data(name: str, datatype: str, array: Array) -> Any:
 
 _ALL_JSON = Wanted({}, binary_default=False)
 _ALL_BINARY = Wanted({}, binary_default=True)
-assert set(DTYPES) > _INTEGERS | _NO_JSON

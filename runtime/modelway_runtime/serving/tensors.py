@@ -33,6 +33,8 @@ DTYPES: dict[str, np.dtype] = {
 }
 DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
 MAX_DIMENSIONS = 32  # numpy 1's limit; no model needs as many
+MAX_TEXTS = 2**17
+"""Elements of one BYTES tensor: each takes 56 bytes of memory and more, however short it is."""
 _LENGTH = struct.Struct("<I")
 
 
@@ -59,6 +61,14 @@ def checked_shape(shape: object, name: str) -> tuple[int, ...]:
     ):
         raise invalid(f"input {shown(name)}: the shape is a list of whole numbers from 0")
     return tuple(shape)
+
+
+def check_texts(count: int, name: str) -> None:
+    """Raises InferenceError (400) where a BYTES tensor has too many elements."""
+    if count > MAX_TEXTS:
+        raise invalid(
+            f"input {shown(name)}: {count} elements of BYTES are more than {MAX_TEXTS}; send fewer rows"
+        )
 
 
 def from_bytes(data: memoryview, datatype: str, shape: tuple[int, ...], name: str) -> Array:
@@ -114,6 +124,7 @@ def object_array(elements: Sequence[bytes]) -> Array:
 def _bytes_elements(data: memoryview, shape: tuple[int, ...], name: str) -> Array:
     count, at, end = prod(shape), 0, len(data)
     elements: list[bytes] = []
+    check_texts(count, name)
     if count * _LENGTH.size > end:  # before anything is allocated
         raise invalid(f"input {shown(name)}: {end} bytes are too few for {count} elements of BYTES")
     for _ in range(count):

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from modelway_runtime.serving import rest_codec
+from modelway_runtime.serving import json_body, json_elements, rest_codec
 from modelway_runtime.serving.errors import InferenceError
 from modelway_runtime.serving.tensors import DTYPES
 from modelway_runtime.serving.values import InferenceRequest, InferenceResponse
@@ -186,3 +186,79 @@ def test_heads_that_are_remembered_are_told_apart() -> None:
         request, _ = decoder.decode(body, int(*headers.values()), "m", None)
         same(request.inputs["x"], x)
         assert request.priority == number % 7
+
+
+# Long bodies are read piece by piece
+
+
+@pytest.fixture
+def in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if every body with an element were long, and a piece short."""
+    monkeypatch.setattr(json_body, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(json_elements, "WHOLE_BYTES", 2)
+    monkeypatch.setattr(json_elements, "_PIECE", 16)
+
+
+@pytest.mark.parametrize("datatype", JSON_TOO)
+@given(data=st.data())
+@settings(bounded, max_examples=60)
+def test_a_long_body_is_decoded_as_a_short_one(in_pieces: None, datatype: str, data: st.DataObject) -> None:
+    array = data.draw(tensors((datatype,)))
+    if datatype == "BYTES":
+        characters = st.characters(exclude_categories=["Cs"]) | st.sampled_from('"\\/,[]{}😀é\n')
+        elements = data.draw(
+            st.lists(st.text(characters, max_size=40), min_size=array.size, max_size=array.size)
+        )
+        array = texts(*(element.encode() for element in elements)).reshape(array.shape)
+    elif array.dtype.kind == "f":
+        array = np.nan_to_num(array)
+    request = json_request({"x": array}, outputs=[{"name": "y"}], id="an id")
+    ascii_only, indent = data.draw(st.booleans()), data.draw(st.sampled_from([None, 1]))
+    body = json.dumps(request, ensure_ascii=ascii_only, indent=indent).encode()
+    again = decoded(body, None)
+    if not array.size and again is None:  # no long body has only lists without elements
+        return
+    assert again is not None
+    assert (again.id, again.outputs) == ("an id", ("y",))
+    same(again.inputs["x"], array)
+
+
+@given(st.data())
+@settings(bounded, max_examples=400)
+def test_a_long_body_is_refused_where_a_short_one_is(in_pieces: None, data: st.DataObject) -> None:
+    """Elements of all kinds, in lists of all kinds, with some damage."""
+    element = st.sampled_from(
+        ["1", "0.5", "null", "true", '"a"', '"\\""', '"[1,2]"', "[]", "{}", "-", "1e400", ""]
+    )
+    lists = st.recursive(
+        element,
+        lambda inner: st.lists(inner, max_size=4).map(lambda parts: f"[{','.join(parts)}]"),
+        max_leaves=8,
+    )
+    datatype, content = data.draw(st.sampled_from(JSON_TOO)), data.draw(lists)
+    count = data.draw(st.sampled_from([content.count(",") + 1, 0, 1, 2, 4]))
+    body = (
+        f'{{"inputs":[{{"name":"x","datatype":"{datatype}","shape":[{count}],"data":{content}}}]}}'.encode()
+    )
+    by_pieces = decoded(body, None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_body, "WHOLE_BYTES", len(body))
+        at_once = decoded(body, None)
+    if by_pieces is not None:
+        assert at_once is not None
+        same(by_pieces.inputs["x"], at_once.inputs["x"])
+    elif at_once is not None:
+        mixed = "true" in content and datatype != "BOOL"  # a truth among numbers is one in a short list
+        assert mixed or not at_once.inputs["x"].size
+
+
+@pytest.mark.parametrize("size", [70_000, 300_000])
+@pytest.mark.parametrize("text", ["a", "é", "😀", "\n", "a\\", '"', 'é😀\n"a'])
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_long_texts_are_cut_nowhere_wrong(size: int, text: str, ascii_only: bool) -> None:
+    for shift in range(13):
+        long = "x" * shift + text * (size // len(text.encode()))
+        x = texts(long.encode())
+        again = decoded(json.dumps(json_request({"x": x}), ensure_ascii=ascii_only).encode(), None)
+        assert again is not None
+        same(again.inputs["x"], x)

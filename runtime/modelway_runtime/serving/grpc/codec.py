@@ -13,6 +13,8 @@ from modelway_runtime.serving.grpc.messages import Message, ModelInferRequest, M
 from modelway_runtime.serving.rest_codec import scheduling
 from modelway_runtime.serving.tensors import (
     DTYPES,
+    MAX_TEXTS,
+    check_texts,
     checked_shape,
     datatype_of,
     dtype_of,
@@ -41,7 +43,13 @@ _FIELDS = {
 }
 _COUNT_FROM = 64 * 1024  # bytes of a request that is cheap to parse whatever it holds
 _MAX_FIELDS = 16384
-_TENSORS = (5, 6)  # numbers of ModelInferRequest.inputs and .outputs
+_MAX_NUMBERS = 2**20  # a whole number takes a byte of a message and 8 of a tensor, some 24 on the way there
+_MESSAGE, _TENSOR, _CONTENTS = range(3)  # levels of a ModelInferRequest
+_INSIDE = {_MESSAGE: (5, 6), _TENSOR: (5,)}  # inputs and outputs; contents
+_SHORT = (1, 2, 3)  # model_name, model_version and id; name, datatype and shape of a tensor
+_MAX_SHORT = 64 * 1024
+_WHOLE_NUMBERS = (2, 3, 4, 5)  # of InferTensorContents.int_contents to .uint64_contents
+_TEXTS = 8  # of InferTensorContents.bytes_contents
 _MAX_ID = 1024
 
 
@@ -126,6 +134,7 @@ def _typed(contents: Message, datatype: str, dtype: np.dtype[Any], count: int, n
     if len(elements) != count:
         raise invalid(f"input {shown(name)}: {len(elements)} elements where its shape has {count}")
     if datatype == "BYTES":
+        check_texts(count, name)
         return object_array(list(elements))
     array = np.array(elements, DTYPES[carried])
     if carried != datatype:
@@ -167,29 +176,45 @@ def _check_fields(data: memoryview) -> None:
     """Refuse a message of crumbs before it is parsed. Raises InferenceError (400).
 
     An empty tensor takes two bytes of a message but a hundred of memory: 16 MiB of them become 800 MiB
-    and hold up the event loop for most of a second. Only a tensor's elements may be many.
+    and hold up the event loop for most of a second. An empty text and a small number are crumbs as well.
     """
-    count = 0
-    spans = [(0, len(data), False)]
+    fields = texts = numbers = 0
+    spans = [(0, len(data), _MESSAGE)]
     while spans:
-        at, end, inside = spans.pop()
+        at, end, level = spans.pop()
         while at < end:
-            count += 1
-            if count > _MAX_FIELDS:
-                raise invalid(f"the message has more than {_MAX_FIELDS} fields")
             tag, at = _varint(data, at, end)
-            kind = tag & 7
-            if kind == 2:
-                length, at = _varint(data, at, end)
-                if not inside and tag >> 3 in _TENSORS:
-                    spans.append((at, min(at + length, end), True))
-                at += length
-            elif kind == 0:
-                _, at = _varint(data, at, end)
-            elif kind in (1, 5):
-                at += 8 if kind == 1 else 4
-            else:
-                raise _no_message()
+            start, at = _skipped(data, at, end, tag & 7)
+            field = tag >> 3
+            if level != _CONTENTS:
+                fields += 1
+            elif tag & 7 == 2 and field in _WHOLE_NUMBERS:
+                numbers += int(np.count_nonzero(np.frombuffer(data[start:at], np.uint8) < 128))
+            elif tag & 7 != 2 or field == _TEXTS:
+                texts += 1
+            if fields > _MAX_FIELDS or texts > MAX_TEXTS or numbers > _MAX_NUMBERS:
+                raise invalid(
+                    f"the message has more than {_MAX_FIELDS} fields, {MAX_TEXTS} elements one by one, or "
+                    f"{_MAX_NUMBERS} whole numbers in `contents`; send raw_input_contents"
+                )
+            if level != _CONTENTS and field in _SHORT and at - start > _MAX_SHORT:
+                raise invalid(
+                    f"a name, a datatype or a shape of the message has more than {_MAX_SHORT} bytes"
+                )
+            if tag & 7 == 2 and field in _INSIDE.get(level, ()):
+                spans.append((start, min(at, end), level + 1))
+
+
+def _skipped(data: memoryview, at: int, end: int, kind: int) -> tuple[int, int]:
+    """Where the value of a field begins and ends."""
+    if kind == 2:
+        length, at = _varint(data, at, end)
+        return at, at + length
+    if kind == 0:
+        return at, _varint(data, at, end)[1]
+    if kind in (1, 5):
+        return at, at + (8 if kind == 1 else 4)
+    raise _no_message()
 
 
 def _varint(data: memoryview, at: int, end: int) -> tuple[int, int]:
