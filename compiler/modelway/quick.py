@@ -22,26 +22,32 @@ _MAX_BLOCKS, _MAX_BRACKETS = 60, 30  # together less than the depth that ``event
 
 # What may stand in a comment or in quotes; what ``characters`` forbids is left to it.
 _ANY = r"\0-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff"
-_QUOTED = rf"""(?:"[^"\\{_ANY}]*+"|'[^'{_ANY}]*+')"""
+_QUOTED = rf"""(?:"[^"\\{_ANY}]*"|'[^'{_ANY}]*')"""
 _MAX_KEY = 200  # libyaml wants the ':' within 1024 characters
-_KEY = rf"[A-Za-z_][A-Za-z0-9_./-]{{,{_MAX_KEY}}}+"
+_KEY = rf"[A-Za-z_][A-Za-z0-9_./-]{{,{_MAX_KEY}}}"
+_MAX_WORDS = 1000  # of one value: each is remembered, to go back over it
 # Words with one space or one ':' between them: neither ': ' nor ' #' can arise.
 _WORD = r"""[!"$-9;-~]"""
-_PLAIN = rf"(?:[A-Za-z0-9_./~=<+(]|-(?=[A-Za-z0-9_.])){_WORD}*+(?:[ :]{_WORD}++)*+"
+_PLAIN = rf"(?:[A-Za-z0-9_./~=<+(]|-(?=[A-Za-z0-9_.])){_WORD}*(?:(?:[ :]{_WORD}+){{1,{_MAX_WORDS}}}|)"
 # Bounded, for it remembers every step to go back over the spaces at the end.
 _BRACKETS = rf"[\[{{](?:[A-Za-z0-9_./~+=@:, \[\]{{}}-]|{_QUOTED}){{,4000}}(?<=[\]}}])"
+# No possessive quantifiers and no atomic groups: CPython 3.11.0 to 3.11.4, 3.12.0, 3.12.1 and 3.13.0 take
+# all memory or match wrongly with them (python/cpython, issues 106052 and 101955). So no two neighbours may
+# begin alike, else a line that does not match costs the square of its length: "(?! )" ends each run of
+# spaces. "(x|)" is "(x)?", but faster.
 _LINE = re.compile(
-    rf"^(?:( *+)(- )?+"  # indentation, list entry
-    rf"(?:({_KEY}):(?= |$) *+)?+"
-    rf"({_PLAIN}|{_QUOTED}|{_BRACKETS})?+"
-    rf" *+(?:(?<![^ \n])#[^{_ANY}]*+)?+$"  # comment
+    rf"^(?:( *)(?! )(- |)"  # indentation, list entry
+    rf"(?:({_KEY}):(?= |$) *(?! )|)"
+    rf"({_PLAIN}|{_QUOTED}|{_BRACKETS}|)"
+    rf" *(?:(?<![^ \n])#[^{_ANY}]*|)$"  # comment
     rf"|(.+)$)",  # anything else
     re.MULTILINE,
 )
 _FLOW_WORD = r"[A-Za-z0-9_./~+=@-]"
+# What is no token is all the rest, at once: to look on behind it would cost the square of the length.
 _TOKEN = re.compile(
-    rf" *+(?:([\[{{])|([\]}}])|(,)|({_KEY}|{_QUOTED}): ++|({_QUOTED}"
-    rf"|(?:[A-Za-z0-9_./~+]|-(?=[A-Za-z0-9_.])){_FLOW_WORD}*+(?:[ :]{_FLOW_WORD}++)*+(?!:))|(.))"
+    rf" *(?! )(?:([\[{{])|([\]}}])|(,)|({_KEY}|{_QUOTED}): +|({_QUOTED}"
+    rf"|(?:[A-Za-z0-9_./~+]|-(?=[A-Za-z0-9_.])){_FLOW_WORD}*(?:[ :]{_FLOW_WORD}+)*(?!:| ?{_FLOW_WORD}))|(.+))"
 )
 _resolved = lru_cache(maxsize=1024)(resolve)  # the same few numbers stand everywhere
 _QUOTES = "\"'"

@@ -17,9 +17,15 @@ from modelway_runtime.detection.history import HistoryFailed
 
 LATEST_S = 1e11
 """Later Unix times are of no clock; it tells milliseconds from seconds."""
-_LABELS = rb'\{(?:[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\.)*+",?)*+\}'
+MAX_LINE_BYTES = 64 * 1024
+"""Of one sample; the expressions below remember each label and each escape, to go back over it."""
+# Each part begins with a character that the part before it cannot hold: a line that does not match is read
+# once. No possessive quantifiers: see docs/decisions/0017.
+_NAME = rb"[a-zA-Z_][a-zA-Z0-9_]*"
+_VALUE = rb'[^"\\\n]*(?:\\.[^"\\\n]*)*'
+_LABELS = rb"\{(?:" + _NAME + rb'="' + _VALUE + rb'",?)*\}'
 _SERIES = re.compile(rb"([a-zA-Z_:][a-zA-Z0-9_:]*)(" + _LABELS + rb")?")
-_LABEL = re.compile(rb'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\.)*+)"')
+_LABEL = re.compile(rb"(" + _NAME + rb')="(' + _VALUE + rb')"')
 _LINE = re.compile(_SERIES.pattern + rb" ([^ ]+)(?: ([^ #][^ ]*))?(?: # .*)?", re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _METADATA = (b"# TYPE ", b"# HELP ", b"# UNIT ")
@@ -98,6 +104,10 @@ class _Reading:
             raw.lines.append(number)
 
     def _slowly(self, number: int, line: bytes) -> tuple[_Raw | None, float, float]:
+        if len(line) > MAX_LINE_BYTES:
+            raise self._wrong(
+                number, f"the line has {len(line)} bytes; a sample has {MAX_LINE_BYTES} at most"
+            )
         match = _LINE.fullmatch(line)
         if match is None:
             raise self._wrong(number, f'{_shown(line)} is no sample (`name{{label="…"}} value timestamp`)')

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
+import itertools
 import math
 import sys
 import time
@@ -14,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from modelway_runtime.detection import openmetrics
 from modelway_runtime.detection.evidence import Series
 from modelway_runtime.detection.history import HistoryFailed
 from modelway_runtime.detection.series_files import FileHistory
@@ -274,6 +277,41 @@ def test_openmetrics_with_all_that_the_format_has(tmp_path: Path) -> None:
 )
 def test_openmetrics_that_is_wrong(tmp_path: Path, content: bytes, what: str) -> None:
     assert what in refused(tmp_path / "a.om", content)
+
+
+def test_hostile_lines_of_openmetrics_are_read_once(tmp_path: Path) -> None:
+    """Each of the longest lines that are read; a cost that is the square of the length takes minutes."""
+    units = (
+        b"a",
+        b":",
+        b'a="',
+        b'a="b"',
+        b'a="b",',
+        b"\\\\",
+        b'\\"',
+        b'"',
+        b"{",
+        b"}",
+        b" ",
+        b" 1",
+        b" #",
+        b" # ",
+        b",",
+    )
+    starts = (b"", b"up", b"up{", b'up{a="', b"up ", b"up 1 ", b"up 1 1 # ", b"#")
+    began = time.process_time()
+    for start, unit in itertools.product(starts, units):
+        size = (openmetrics.MAX_LINE_BYTES - len(start) - 3) // len(unit)
+        path = tmp_path / "hostile.om"
+        path.write_bytes(start + unit * size + b"\n# EOF\n")
+        with contextlib.suppress(HistoryFailed):
+            openmetrics.read(path, ["up"])
+    assert time.process_time() - began < 20
+
+
+def test_a_line_of_openmetrics_that_is_too_long(tmp_path: Path) -> None:
+    line = b'up{a="' + b"\\\\" * openmetrics.MAX_LINE_BYTES + b'"} 1 1'
+    assert f":1: the line has {len(line)} bytes" in refused(tmp_path / "a.om", line + b"\n# EOF\n")
 
 
 def test_a_quarter_of_a_million_samples_of_openmetrics(tmp_path: Path) -> None:
