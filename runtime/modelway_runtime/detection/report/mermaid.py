@@ -12,6 +12,7 @@ import numpy as np
 from modelway_runtime.detection.evidence import Array
 from modelway_runtime.detection.judgement import Plot
 from modelway_runtime.detection.report import words
+from modelway_runtime.detection.report.sparkline import drawable
 from modelway_runtime.detection.verdict import MetricVerdict, Verdict
 
 MOST_POINTS = 60
@@ -63,6 +64,7 @@ def _within(metric: MetricVerdict, plot: Plot) -> np.ndarray[tuple[int, ...], np
 
 
 def _medians(values: Array, edges: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> Array:
+    values = drawable(values)
     parts = [values[low:high] for low, high in pairwise(edges.tolist())]
     finite = [part[np.isfinite(part)] for part in parts]
     return np.array([np.median(part) if len(part) else math.nan for part in finite], np.float64)
@@ -73,7 +75,7 @@ def _step(verdict: Verdict, plot: Plot, times: Array) -> Array:
     levels = [one for one in verdict.metrics if one.name == plot.name and one.test == "level"]
     before, after = (levels[0].before, levels[0].after) if levels else (None, None)
     sides = (math.nan if side is None else side for side in (before, after))
-    return np.where(times < (plot.released_at or 0.0), *sides)
+    return drawable(np.where(times < (plot.released_at or 0.0), *sides))
 
 
 def _source(plot: Plot, times: Array, lines: list[tuple[Array, str]]) -> str:

@@ -19,7 +19,7 @@ from modelway_runtime.detection import sanitise
 from modelway_runtime.detection.evidence import Array
 from modelway_runtime.detection.judgement import Plot
 from modelway_runtime.detection.report import words
-from modelway_runtime.detection.report.sparkline import binned
+from modelway_runtime.detection.report.sparkline import binned, drawable
 from modelway_runtime.detection.verdict import MetricVerdict, Verdict
 
 if TYPE_CHECKING:
@@ -156,8 +156,8 @@ def _panel(axes: Axes, plot: Plot, metric: MetricVerdict | None) -> None:
 
 
 def _drawable(series: Array) -> Array:
-    """Few enough points; none that overflows when it is scaled."""
-    return binned(np.where(np.abs(series) < 1e100, series, np.nan), _MOST_POINTS)
+    """Few enough points."""
+    return binned(drawable(series), _MOST_POINTS)
 
 
 def _limits(series: list[Array]) -> tuple[float, float]:

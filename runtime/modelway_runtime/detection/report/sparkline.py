@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 BARS = "▁▂▃▄▅▆▇█"
 _CONSTANT = BARS[3]
+_TOO_LARGE = 1e100
 
 
 def sparkline(values: Sequence[float] | NDArray[np.float64], width: int = 60) -> str:
@@ -18,17 +19,28 @@ def sparkline(values: Sequence[float] | NDArray[np.float64], width: int = 60) ->
     At most ``width`` characters: where there are more values, each character is the median of as many
     neighbours. A space is a missing value (not finite); a series without any value is empty.
     """
-    points = binned(np.asarray(values, np.float64).ravel(), width)
+    points = _scaled(binned(_scaled(np.asarray(values, np.float64).ravel()), width))
     known = np.isfinite(points)
     if not known.any():
         return ""
-    points = points / max(float(np.abs(points[known]).max()), math.ulp(0.0))  # no overflow of max - min
     low, high = float(points[known].min()), float(points[known].max())
     if high - low <= 1e-9:
         return "".join(_CONSTANT if one else " " for one in known)
     levels = np.zeros(len(points), np.int64)
     levels[known] = np.rint((points[known] - low) / (high - low) * (len(BARS) - 1)).astype(np.int64)
     return "".join(BARS[level] if one else " " for level, one in zip(levels, known, strict=True))
+
+
+def _scaled(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Within -1 and 1, so that neither a sum nor a difference of two overflows."""
+    known = np.isfinite(values)
+    largest = float(np.abs(values[known]).max()) if known.any() else 0.0
+    return np.asarray(np.where(known, values, np.nan) / (largest or 1.0))
+
+
+def drawable(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """NaN for what is not finite, and for what overflows when a picture scales it."""
+    return np.where(np.abs(values) < _TOO_LARGE, values, np.nan)
 
 
 def binned(values: NDArray[np.float64], most: int) -> NDArray[np.float64]:

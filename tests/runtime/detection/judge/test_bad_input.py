@@ -69,7 +69,7 @@ def test_values_of_another_kind(value: float, where: str) -> None:
     all_verdicts(np.where(hit, value, values), np.full(MINUTES, 5.0), AT)
 
 
-@pytest.mark.parametrize("value", [1e60, 1e200, -1e308])
+@pytest.mark.parametrize("value", [1e60, 1e200, -1e308, 1.79e308])
 @pytest.mark.parametrize("metric", METRICS)
 def test_gigantic_values(value: float, metric: str) -> None:
     values = rng(1).lognormal(0.0, 0.1, MINUTES)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from modelway_runtime.detection import sanitise
@@ -144,6 +144,9 @@ class TestSparkline:
         assert set(line[30:]) == {"█"}
 
     @given(st.lists(st.floats(), max_size=200), st.integers(1, 60))
+    @example([1.79e308, 1.79e308], 1)
+    @example([1.79e308, -1.79e308, -1.79e308], 2)
+    @example([5e-324, 0.0], 1)
     def test_fits_the_schema(self, values: list[float], width: int) -> None:
         line = sparkline(values, width)
         assert self.pattern.match(line)

@@ -1,0 +1,15 @@
+"""Property tests draw the same examples everywhere, so that a change is judged by what it changes.
+
+``HYPOTHESIS_PROFILE=random`` draws others each time and remembers those that failed: for a schedule, and for
+whoever looks for faults (`make search`).
+"""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+settings.register_profile("fixed", derandomize=True, database=None)
+settings.register_profile("random", derandomize=False, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
