@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 CONSTRAINTS ?= constraints.txt
 PINNED := $(if $(CONSTRAINTS),PIP_CONSTRAINT=$(CONSTRAINTS) PIP_BUILD_CONSTRAINT=$(CONSTRAINTS))
 
-.PHONY: help demo test check format generated constraints clean
+.PHONY: help demo test oldest search check format generated constraints clean
 
 help: ## What can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -22,6 +22,21 @@ demo: $(STAMP) ## Compile the shop, serve a model, slow it down, and read the ve
 
 test: $(STAMP) ## All tests
 	$(BIN)/pytest -n auto
+
+# The oldest Python that is promised is Debian 12's, which brings no pip. CI tries others with a PIP of their own.
+OLDEST ?= /usr/bin/python3.11
+OLDEST_VENV := $(VENV)-oldest
+PIP ?= $(BIN)/pip
+
+oldest: $(if $(findstring $(BIN),$(PIP)),$(STAMP)) ## The loader's and the command line's tests on the oldest Python, in 4 GB
+	$(OLDEST) -m venv --without-pip --clear $(OLDEST_VENV)
+	$(PINNED) $(PIP) --quiet --disable-pip-version-check --python $(OLDEST_VENV)/bin/python install \
+		--editable . hypothesis pytest pytest-xdist ruamel.yaml
+	ulimit -v 4000000 && $(OLDEST_VENV)/bin/python -m pytest -n auto tests/load tests/cli tests/install/test_expressions.py
+
+search: $(STAMP) ## Ten times the property tests, each time with other examples
+	for round in 1 2 3 4 5 6 7 8 9 10; do \
+		HYPOTHESIS_PROFILE=random $(BIN)/pytest -n auto -m hypothesis || exit; done
 
 check: $(STAMP) ## Format, lint, types, layers, workflows, and that generated/ is up to date
 	$(BIN)/ruff format --check .
@@ -60,4 +75,4 @@ constraints: ## Pin the newest of everything: constraints.txt, and from it what 
 	$(IMAGE) runtime/requirements/build.in --output-file runtime/requirements/build.txt
 
 clean: ## Remove the virtual environment and caches
-	rm -rf $(VENV) $(VENV)-uv demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(UV) $(OLDEST_VENV) demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
