@@ -116,6 +116,7 @@ CODES: dict[str, Code] = {
     "MW410": Code(_N, "A threshold on GPUs that no watched model has"),
     "MW411": Code(_N, "Patterns that nobody looks for"),
     "MW412": Code(_N, "A detector that has nothing to look for"),
+    "MW413": Code(_W, "A count of pods changes hands"),
     "MW414": Code(_W, "The inventory holds fewer GPUs than a release asks for"),
     "MW501": Code(_E, "A file that Modelway does not own stands in its way"),
     "MW502": Code(_E, "The folder of generated files cannot be used"),

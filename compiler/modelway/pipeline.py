@@ -12,6 +12,7 @@ from modelway.load import Document, load
 from modelway.lower.names import PLATFORM
 from modelway.lower.objects import KubeObject
 from modelway.lower.place import downgrades, lower
+from modelway.lower.transitions import Standing, nothing_stands
 from modelway.naming import check_names
 from modelway.report.listing import Row, rows
 from modelway.resolve import Catalog, Place, catalog, places
@@ -33,22 +34,26 @@ class Compilation:
 
 
 def compile_specs(
-    sources: Sequence[SourceFile], unread: Sequence[Diagnostic] = (), progress: Progress | None = None
+    sources: Sequence[SourceFile],
+    unread: Sequence[Diagnostic] = (),
+    progress: Progress | None = None,
+    standing: Standing = nothing_stands,
 ) -> Compilation:
     """Compile a folder of specs.
 
     ``unread`` are the diagnostics of files that could not be read at all: with any of them a
-    reference to nothing proves nothing and is not reported.
+    reference to nothing proves nothing and is not reported. ``standing`` reads the tree that the last
+    compile left: the same specs beside the same tree give the same bytes.
     """
     found, problems = understand(sources, unread, progress)
     files: list[GeneratedFile] = []
     for place, wrong in places(found):
         wrong = [*wrong, *check_place(place, found)]
         if not has_errors(wrong) and _whole(place):
-            wrong += downgrades(place)
+            wrong += downgrades(place, standing)
         problems += wrong
         if not has_errors(problems):
-            files += _files(place, progress)
+            files += _files(place, progress, standing)
     problems += _clashes(files, found)
     clean = not has_errors(problems)
     return Compilation(tuple(files) if clean else (), tuple(sort_unique(problems)), found.of("Environment"))
@@ -112,10 +117,10 @@ def _no_environment(found: Catalog) -> Iterator[Diagnostic]:
         yield diagnostic("MW218", document.span(()), text, "add one; modelway explain Environment says how")
 
 
-def _files(place: Place, progress: Progress | None) -> Iterator[GeneratedFile]:
+def _files(place: Place, progress: Progress | None, standing: Standing) -> Iterator[GeneratedFile]:
     total = len(place.models) + len(place.alerts)
     done, last = 0, ""
-    for output in lower(place):
+    for output in lower(place, standing):
         if progress and output.spec != last:
             done, last = min(done + 1, total), output.spec
             progress(f"compiling {place.name}", done, total)

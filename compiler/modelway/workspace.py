@@ -5,7 +5,9 @@ Everything here returns values; ``cli`` prints them. Raises OSError for a disk t
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,7 @@ import click
 
 from modelway import repository, tree
 from modelway.diagnostics import Diagnostic, Severity, Span, diagnostic, has_errors, sort_unique
+from modelway.lower.transitions import Standing
 from modelway.pipeline import Compilation, Progress, compile_specs
 from modelway.pipeline import list_models as list_all
 from modelway.report.listing import Row
@@ -21,6 +24,7 @@ from modelway.sources import SourceFile, read_file, read_specs
 from modelway.spec.repository import Repository
 
 OK, FOUND, STALE = 0, 1, 3
+_MOST_STANDING = 1 << 20  # bytes of a file that was generated; none of ours comes near
 
 
 class RefusedError(click.UsageError):
@@ -182,9 +186,30 @@ def _compile(
     folders, found, sources = _read(specs, output)
     if folders is None:
         return None, _bytes(sources), Compilation((), tuple(found), ())
-    compilation = compile_specs(sources, found, progress)
+    compilation = compile_specs(sources, found, progress, _standing(folders.output))
     _must_know(only, set(compilation.environments), compilation.diagnostics)
     return folders, _bytes(sources), compilation
+
+
+def _standing(output: Path) -> Standing:
+    """Reads a file of the generated folder, as far as our own go; a link, a folder or a pipe is none."""
+    folder = os.fspath(output)
+
+    def read(path: str) -> bytes | None:
+        try:
+            file = os.open(f"{folder}/{path}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO):  # a symbolic link; a socket
+                return None
+            raise
+        try:
+            return os.read(file, _MOST_STANDING) if stat.S_ISREG(os.fstat(file).st_mode) else None
+        finally:
+            os.close(file)
+
+    return read
 
 
 def _read(specs: str | None, output: str | None) -> tuple[Folders | None, list[Diagnostic], list[SourceFile]]:

@@ -139,7 +139,7 @@ _RANKER = "generated/local/search/ranker"
 
 
 def _made() -> dict[str, tuple[Example, Example]]:
-    return {**_of_bytes(), **_of_links(), **_of_generated()}
+    return {**_of_bytes(), **_of_links(), **_of_generated(), **_of_counts()}
 
 
 def _of_bytes() -> dict[str, tuple[Example, Example]]:
@@ -264,6 +264,46 @@ def _of_generated() -> dict[str, tuple[Example, Example]]:
             "Somebody has removed `specs/ranker.yaml`, and not what it was compiled to.",
             again,
         ),
+    }
+
+
+def _of_counts() -> dict[str, tuple[Example, Example]]:
+    """A scaler comes to a model that ran four pods."""
+    image = b"registry.example/modelway/runtime@sha256:" + b"0" * 64
+    place = _LOCAL.replace(b"name: local", b"name: prod").replace(
+        b"requireDigests: false",
+        b'requireDigests: false, images: {server: "%b"}, cluster: {kubernetes: "1.37", addOns: '
+        b"{keda: true, prometheusOperator: true}}" % image,
+    )
+    ranker = _MODEL.replace(b"file:models/", b"s3://models/")
+
+    def scaled(scaling: bytes) -> bytes:
+        return ranker.replace(b"cpu-small}", b"cpu-small, scaling: {%b}}" % scaling)
+
+    @contextlib.contextmanager
+    def after_four(root: Path) -> Iterator[None]:
+        file = root / "specs/ranker.yaml"
+        now = file.read_bytes()
+        file.write_bytes(scaled(b"minReplicas: 4"))
+        _compile()
+        file.write_bytes(now)
+        yield
+
+    files = {"specs/prod.yaml": place, _FILE: _RESOURCE}
+    bad = {**files, "specs/ranker.yaml": scaled(b"minReplicas: 2, maxReplicas: 8")}
+    good = {**files, "specs/ranker.yaml": scaled(b"minReplicas: 4, maxReplicas: 8")}
+    line = bad["specs/ranker.yaml"].splitlines()[-1]
+    column = line.index(b"2, max") + 1
+    found = (Found("specs/ranker.yaml", 7, column, "MW413"),)
+    words = "The ranker ran with `minReplicas: 4`. Now it says `scaling: {minReplicas: 2, maxReplicas: 8}`."
+    mended = (
+        "Write `scaling: {minReplicas: 4, maxReplicas: 8}` first. `minReplicas: 2` follows in a later commit."
+    )
+    return {
+        "MW413": (
+            Example("MW413", "bad", bad, found, "compile", after_four, words),
+            Example("MW413", "good", good, (), "compile", after_four, mended),
+        )
     }
 
 

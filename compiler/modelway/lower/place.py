@@ -14,13 +14,14 @@ from modelway.lower.gate import smoke_run
 from modelway.lower.objects import KubeObject, Output, PlainFile, json_text, metadata
 from modelway.lower.platform import platform
 from modelway.lower.rollout import asks_detector, rollout, templates
+from modelway.lower.transitions import Standing, ownership
 from modelway.lower.workload import Workload, latency_bounds, workload
 from modelway.resolve import Deployed, Place, Resolved, deployed, watched_by
 from modelway.spec.alert import Alert
 from modelway.watching import NEVER, judged_patterns
 
 
-def lower(place: Place) -> Iterator[Output]:
+def lower(place: Place, standing: Standing) -> Iterator[Output]:
     """Every object and file of the environment; the specs are known to be consistent."""
     yield from platform(place)
     yield from detector(place)
@@ -29,7 +30,7 @@ def lower(place: Place) -> Iterator[Output]:
     all_deployed = deployed(place)
     asking: set[str] = set()
     for one in all_deployed:
-        built = workload(one, place, buckets, judged)
+        built = workload(one, place, buckets, judged, standing)
         yield from _model(built)
         if asks_detector(built):
             asking.add(built.team)
@@ -39,8 +40,9 @@ def lower(place: Place) -> Iterator[Output]:
         yield from _alert(alert, place, watched)
 
 
-def downgrades(place: Place) -> Iterator[Diagnostic]:
+def downgrades(place: Place, standing: Standing) -> Iterator[Diagnostic]:
     """Everything that the environment's add-ons, version and GPUs do not allow, and what it gets instead."""
+    yield from ownership(place, standing)
     if place.environment.spec.spec.cluster is not None:
         yield from capacity.releases(place)
     yield from steps_down_of_environment(place)

@@ -16,7 +16,6 @@ from modelway.lower.serving import (
     MIN_READY_S,
     deadline_seconds,
     pod_template,
-    replicas,
     workload_annotations,
 )
 from modelway.lower.workload import Workload
@@ -49,7 +48,7 @@ def rollout(workload: Workload, settings_name: str) -> KubeObject:
         "kind": "Rollout",
         "metadata": workload.meta(workload.name, names.WAVE_WORKLOAD, workload_annotations(workload)),
         "spec": {
-            **replicas(workload),
+            "replicas": workload.replicas,
             "minReadySeconds": MIN_READY_S,
             "revisionHistoryLimit": 5,
             "rollbackWindow": {"revisions": 3},

@@ -228,15 +228,6 @@ def workload_annotations(workload: Workload) -> dict[str, str]:
     return notes
 
 
-def replicas(workload: Workload) -> Json:
-    """The fixed number, or what a scaler begins with.
-
-    It is stated under a scaler too: a field that Git once stated and then leaves out falls back to 1. The
-    syncer is told to leave the scaler's count alone (``syncing.OWNED``).
-    """
-    return {"replicas": workload.spec.serving.scaling.min_replicas}
-
-
 def deadline_seconds(workload: Workload) -> int:
     """Longer than the start-up budget, else a slow load counts as a failed release."""
     return seconds(workload.spec.serving.timeouts.startup) + MIN_READY_S + _PULL_MARGIN_S
@@ -249,7 +240,7 @@ def deployment(workload: Workload, settings_name: str) -> KubeObject:
         "kind": "Deployment",
         "metadata": workload.meta(workload.name, wave, workload_annotations(workload)),
         "spec": {
-            **replicas(workload),
+            "replicas": workload.replicas,
             "minReadySeconds": MIN_READY_S,
             "revisionHistoryLimit": 5,
             "progressDeadlineSeconds": deadline_seconds(workload),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from modelway.lower import names
 from modelway.lower.forms import Forms, choose
 from modelway.lower.objects import Json, metadata
+from modelway.lower.transitions import Standing, replicas
 from modelway.resolve import Deployed, Place, Resolved, watched_by
 from modelway.spec.alert import Alert
 from modelway.spec.common import milliseconds
@@ -37,6 +38,8 @@ class Workload:
     """On each of its objects and pods."""
     judged: tuple[str, ...]
     """Names of the patterns that its gates ask the detector about."""
+    replicas: int
+    """The count that Git states (``transitions.py``)."""
 
     @property
     def spec(self) -> ModelSpec:
@@ -84,6 +87,7 @@ def workload(
     place: Place,
     buckets: Mapping[str, tuple[int, ...]],
     judged: Mapping[str, tuple[str, ...]],
+    standing: Standing,
 ) -> Workload:
     """The deployment in its environment; its resource is known to exist."""
     model = one.model.spec
@@ -114,6 +118,7 @@ def workload(
             names.ENVIRONMENT: place.name,
         },
         judged=judged.get(one.model.key, ()) if one.primary is None else (),
+        replicas=replicas(one, place, standing),
     )
 
 
