@@ -42,11 +42,9 @@ Batch: TypeAlias = list[Work]
 
 
 class Observer(Protocol):
-    """Who is told what became of requests and batches: metrics and statistics."""
+    """Who is told what became of batches: metrics and statistics."""
 
     def batch(self, batch: Batch, results: Sequence[Result], compute_s: float) -> None: ...
-
-    def dropped(self, work: Work, error: InferenceError) -> None: ...
 
 
 class Instance:
@@ -208,7 +206,6 @@ class Batcher:
     def _alive(self, work: Work) -> bool:
         """Whether a request is still worth computing; if not, it is answered here."""
         if work.future.done():  # cancelled by its transport
-            self._observer.dropped(work, _gone())
             return False
         if work.connection.disconnected:
             error = _gone()
@@ -216,7 +213,6 @@ class Batcher:
             error = InferenceError(504, "the deadline passed in the queue", reason="deadline")
         else:
             return True
-        self._observer.dropped(work, error)
         _fail(work, error)
         return False
 

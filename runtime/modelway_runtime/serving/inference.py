@@ -1,12 +1,12 @@
 """The core of the server, behind every transport: who may ask, which model answers, what is counted.
 
-A transport decodes a request, calls ``infer``, and encodes the answer; nothing here knows HTTP or gRPC
-but for the numbers of the statuses, which the contract uses for both.
+A transport opens an account (``begin``), decodes a request, calls ``infer``, encodes and sends the answer,
+and closes the account with what its caller got. Nothing here knows HTTP or gRPC but for the numbers of the
+statuses, which the contract uses for both.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 
 from modelway_runtime import __version__
-from modelway_runtime.serving.audit import AuditEntry, AuditLog
+from modelway_runtime.serving.accounting import Account, ServerBooks
+from modelway_runtime.serving.audit import AuditLog
 from modelway_runtime.serving.auth import Authenticator
 from modelway_runtime.serving.errors import InferenceError, not_found
 from modelway_runtime.serving.metrics import ServerMetrics
@@ -56,9 +57,8 @@ class InferenceService:
         self._metrics = metrics
         self._authenticator = authenticator
         self._limit = in_flight
-        self._audit = audit
+        self._books = ServerBooks(repository, metrics, audit, tracer)
         self._standby = standby
-        self._tracer = tracer
         self._rescan = rescan
         self._in_flight = 0
         self.started = False
@@ -99,54 +99,36 @@ class InferenceService:
         """Who calls, by the header ``Authorization``. Raises InferenceError (401)."""
         return self._authenticator.authenticate(authorization)
 
-    async def infer(self, request: InferenceRequest, call: Call) -> InferenceResponse:
+    def begin(self, call: Call, model: str = "", version: str | None = None) -> Account:
+        """The account of an inference request, which the transport closes with what its caller got."""
+        return Account(self._books, call, model, version)
+
+    async def infer(self, request: InferenceRequest, account: Account) -> InferenceResponse:
         """The answer. Raises InferenceError, and asyncio.CancelledError when the transport gives up."""
-        started = clock()
-        servable: Servable | None = None
-        response: InferenceResponse | None = None
-        failure: InferenceError | None = None
-        self._in_flight += 1
+        account.receive(request)
+        call = account.call
         if request.timeout_s is not None:
-            wanted = started + request.timeout_s
+            wanted = clock() + request.timeout_s
             call.deadline = wanted if call.deadline is None else min(wanted, call.deadline)
+        servable: Servable | None = None
+        self._in_flight += 1
         try:
             client = call.client
             if self._in_flight > self._limit or client.models is not None or client.rate is not None:
                 self._admit(request.model, client)
-            servable = self._found(request)
+            servable = account.servable = self._found(request)
             if servable is not None:
                 servable.in_flight += 1
             if servable is None or self._standby is not None:
-                response = await self._or_standby(servable, request, call)
+                response = await self._or_standby(servable, request, account)
             else:
                 response = await self._own(servable, request, call)
-        except InferenceError as error:
-            failure = error
-            raise
-        except asyncio.CancelledError:
-            failure = _CANCELLED
-            raise
-        else:
+            account.response = response
             return response
         finally:
             self._in_flight -= 1
             if servable is not None:
                 servable.in_flight -= 1
-            self._account(request, call, servable, response, failure, clock() - started)
-
-    def rejected(self, error: InferenceError, model: str, call: Call | None) -> None:
-        """Count a request that failed before it could be understood."""
-        try:
-            servable: Servable | None = self._repository.find(model)
-        except InferenceError:
-            servable = None
-        method = call.method if call else "infer"
-        labels = (servable.name, servable.version) if servable else self._labels(model)
-        self._metrics.requests.labels(*labels, method, str(error.status)).inc()
-        if error.reason:
-            self._metrics.rejected.labels(*labels, error.reason).inc()
-        if self._audit is not None and call is not None:
-            self._audit.record(_entry(model, "", call, error, 0.0))
 
     def _admit(self, model: str, client: Client) -> None:
         if self._in_flight > self._limit:
@@ -170,28 +152,28 @@ class InferenceService:
             raise
 
     async def _or_standby(
-        self, servable: Servable | None, request: InferenceRequest, call: Call
+        self, servable: Servable | None, request: InferenceRequest, account: Account
     ) -> InferenceResponse:
         """The own model's answer, or the standby's where the contract gives it the word."""
-        standby = self._standby
+        standby, call = self._standby, account.call
         if standby is None or not standby.covers(request, call, self._model):
             if servable is None:
                 raise InferenceError(503, f"model {shown(request.model)} is not ready", retry_after_s=1)
             return await self._own(servable, request, call)
         if standby.settings.active:
-            return await self._from_standby(standby, request, call, "active")
+            return await self._from_standby(standby, request, account, "active")
         if servable is None:
-            return await self._from_standby(standby, request, call, "not_loaded")
+            return await self._from_standby(standby, request, account, "not_loaded")
         if not standby.breaker.allows():
-            return await self._from_standby(standby, request, call, "tripped")
+            return await self._from_standby(standby, request, account, "tripped")
         try:
             response = await self._own(servable, request, call)
-        except InferenceError as error:
-            why = _OWN_FAILURES.get(error.status)
+        except Exception as error:
+            why = _why(error)
             if why is None:
                 raise
             standby.breaker.failed()
-            return await self._from_standby(standby, request, call, why)
+            return await self._from_standby(standby, request, account, why)
         standby.breaker.succeeded()
         return response
 
@@ -200,51 +182,17 @@ class InferenceService:
         return InferenceResponse(servable.name, servable.version, served_outputs(outputs))
 
     async def _from_standby(
-        self, standby: StandbyClient, request: InferenceRequest, call: Call, why: Why
+        self, standby: StandbyClient, request: InferenceRequest, account: Account, why: Why
     ) -> InferenceResponse:
-        self._metrics.standby.labels(request.model, why).inc()
+        account.stood_in = why
         name = standby.settings.model
         if not self._repository.knows(name):
-            return await standby.infer(request, call)
+            return await standby.infer(request, account.call)
         # On a laptop the standby is a model of this process, whatever port the process got. Whether the
         # caller may ask was decided for the model that it named.
         own = msgspec.structs.replace(request, model=name, version=None)
-        response = await self._own(self._repository.find(name), own, call)
+        response = await self._own(self._repository.find(name), own, account.call)
         return InferenceResponse(request.model, response.version, response.outputs, name)
-
-    def _account(
-        self,
-        request: InferenceRequest,
-        call: Call,
-        servable: Servable | None,
-        response: InferenceResponse | None,
-        failure: InferenceError | None,
-        seconds: float,
-    ) -> None:
-        code = failure.status if failure is not None else 200
-        if servable is not None:
-            version = servable.version
-            servable.metrics.answered(call.method, code, seconds)
-            if failure is not None:
-                servable.metrics.rejected(failure)
-        else:
-            model, version = self._labels(request.model)
-            self._metrics.requests.labels(model, version, call.method, str(code)).inc()
-            if model:
-                self._metrics.duration.labels(model, version).observe(seconds)
-            if failure is not None and failure.reason:
-                self._metrics.rejected.labels(model, version, failure.reason).inc()
-        if self._audit is not None:
-            self._audit.record(_entry(request.model, version, call, failure, seconds), request, response)
-        if self._tracer is not None:
-            self._tracer.record(request.model, version, call, code, seconds)
-
-    def _labels(self, model: str) -> tuple[str, str]:
-        """Labels where no version answers: a name that the server does not know makes no series."""
-        for entry in self._repository.entries():
-            if entry.spec.name == model:
-                return model, entry.spec.version
-        return "", ""
 
     def _gauges(self) -> None:
         """Brought up to date for a scrape."""
@@ -360,23 +308,13 @@ class InferenceService:
         return self._rescan
 
 
-def _entry(
-    model: str, version: str, call: Call, failure: InferenceError | None, seconds: float
-) -> AuditEntry:
-    return AuditEntry(
-        request_id=call.request_id,
-        client=call.client.name,
-        model=model,
-        version=version,
-        protocol=call.protocol,
-        method=call.method,
-        status=failure.status if failure is not None else 200,
-        reason=failure.reason if failure is not None else None,
-        duration_s=seconds,
-        traceparent=call.traceparent,
-    )
+def _why(error: Exception) -> Why | None:
+    """Why the standby stands in after the own model's failure; None where the request was at fault."""
+    if isinstance(error, InferenceError):
+        return _OWN_FAILURES.get(error.status)
+    log.error("the model failed: %s", error, exc_info=error)
+    return "failed"
 
 
-_CANCELLED = InferenceError(499, "the caller has gone", reason="disconnected")
 _PLATFORMS = {"onnx": "onnxruntime_onnx", "torch": "pytorch"}
 _TRITON = {"BYTES": "STRING"}

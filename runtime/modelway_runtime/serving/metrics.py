@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from modelway_runtime.serving.errors import InferenceError
+from modelway_runtime.serving.errors import Reason
 from modelway_runtime.serving.values import Array, Arrays
 from modelway_runtime.serving.work import Work
 from modelway_runtime.settings import TensorSpec
@@ -263,7 +263,7 @@ class Statistics:
 
 
 class ModelMetrics:
-    """The bound metrics of one model version; what the batcher and the core tell goes through it.
+    """The bound metrics of one model version; what the batcher and the accounts tell goes through it.
 
     What every request tells is gathered and counted in bulk, at the latest by ``flush``.
     """
@@ -274,6 +274,7 @@ class ModelMetrics:
         self._metrics = metrics
         self._labels = (model, version)
         self._totals = Statistics()
+        self._closed = False
         self._lock = threading.Lock()
         self._answers: deque[float] = deque()
         self._waits: deque[float] = deque()
@@ -292,15 +293,19 @@ class ModelMetrics:
         self.flush()
         return self._totals
 
-    def answered(self, method: str, code: int, seconds: float) -> None:
-        """One request that this model version answered or failed on."""
+    def answered(self, method: str, code: int, seconds: float, *, timed: bool = True) -> None:
+        """One request for this model version, by what its caller got.
+
+        ``timed``: the seconds are the model's, not those of a caller whose request was never understood.
+        """
         if code == 200 and method == "infer":
             self._answers.append(seconds)
-            if len(self._answers) >= _FLUSH_AT:
+            if self._closed or len(self._answers) >= _FLUSH_AT:
                 self.flush()
             return
         self._metrics.requests.labels(*self._labels, method, str(code)).inc()
-        self._duration.observe(seconds)
+        if timed:
+            self._duration.observe(seconds)
         totals = self._totals
         if code == 200:
             totals.success += 1
@@ -318,14 +323,8 @@ class ModelMetrics:
                 self._gathered.add(result)
         self._batches.append((rows, len(batch), compute_s))
 
-    def dropped(self, work: Work, error: InferenceError) -> None:
-        """The core counts what it is told; a request whose caller has gone it is not."""
-        if work.future.done():
-            self.rejected(error)
-
-    def rejected(self, error: InferenceError) -> None:
-        if error.reason:
-            self._metrics.rejected.labels(*self._labels, error.reason).inc()
+    def rejected(self, reason: Reason) -> None:
+        self._metrics.rejected.labels(*self._labels, reason).inc()
 
     def cached(self, *, hit: bool) -> None:
         self._cache["hit" if hit else "miss"].inc()
@@ -357,6 +356,8 @@ class ModelMetrics:
         self._gathered.flush()
 
     def close(self) -> None:
+        """Answers that are still being sent are counted one by one."""
+        self._closed = True
         self.flush()
         self._metrics.no_more(self.flush)
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import orjson
 
 from modelway_runtime.serving import rest_codec
+from modelway_runtime.serving.accounting import Account
 from modelway_runtime.serving.errors import InferenceError, invalid, not_found
 from modelway_runtime.serving.inference import InferenceService
 from modelway_runtime.serving.openapi import document
@@ -33,6 +34,7 @@ _MAX_ROUTES, _ROUTE_CHARACTERS = 4096, 256
 _JSON = (b"content-type", b"application/json")
 _BINARY = (b"content-type", b"application/octet-stream")
 _COMPRESS_FROM = 1024  # bytes; less is not worth the time
+_WAIT_FROM = 65536  # bytes; more does not fit what uvicorn lets wait before it pauses
 _IN_THREAD_FROM = 65536  # bytes; more would hold up the event loop
 _REFUSED = re.compile(rb";\s*q=0(\.0*)?\s*$", re.IGNORECASE)
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -87,43 +89,62 @@ class RestApp:
         return self._other(scope["method"], route, headers, receive, send)
 
     async def _infer(self, route: Route, headers: Headers, receive: Receive, send: Send) -> None:
-        call: Call | None = None
-        request_id = _request_id(headers)
+        """Answer an inference request, and record what its caller got."""
+        call = Call(
+            connection=getattr(receive, "__self__", _CONNECTED),  # uvicorn's request cycle
+            request_id=_request_id(headers),
+            traceparent=_traceparent(headers),
+            authorization=headers.get(b"authorization"),
+            forwarded=b"modelway-forwarded" in headers,
+        )
+        account = self._core.begin(call, route.model, route.version)
+        refused: InferenceError | None = None
         try:
-            authorization = headers.get(b"authorization")
-            call = Call(
-                client=self._core.authenticate(authorization),
-                connection=getattr(receive, "__self__", _CONNECTED),  # uvicorn's request cycle
-                request_id=request_id,
-                traceparent=_traceparent(headers),
-                authorization=authorization,
-                forwarded=b"modelway-forwarded" in headers,
-            )
-            body = await self._body(headers, receive)
-            request, wanted = self._decoder.decode(body, _header_length(headers), route.model, route.version)
+            answer = await self._inferred(account, headers, receive)
         except InferenceError as error:
-            self._core.rejected(error, route.model, call)
-            await self._send(_error(error), headers, send, request_id)
-            return
-        try:
-            response = await self._core.infer(request, call)
-            answer = _answer(response, wanted, request.id)
-        except InferenceError as error:
-            answer = _error(error)
+            refused = error
+        except asyncio.CancelledError:  # uvicorn waits no longer; the caller can still be told
+            refused = InferenceError(503, "the server is shutting down")
         except Exception:  # noqa: BLE001  # the last resort: said in the log, not to the caller
-            answer = _internal(request_id)
-        await self._send(answer, headers, send, request_id)
+            refused = _internal(call.request_id)
+        if refused is not None:
+            answer = _error(refused)
+        account.answer()
+        try:
+            await self._send(answer, headers, send, call.request_id)
+        except BaseException:  # uvicorn says 500 where nothing was sent, else it breaks the connection off
+            account.close(500)
+            raise
+        if call.connection.disconnected:
+            account.close(499, "disconnected")
+        else:
+            account.close(answer.status, refused.reason if refused is not None else None)
+
+    async def _inferred(self, account: Account, headers: Headers, receive: Receive) -> Answer:
+        """The answer of a model. Raises InferenceError, and whatever nobody has thought of."""
+        call = account.call
+        call.client = self._core.authenticate(call.authorization)
+        body = await self._body(headers, receive)
+        length = _header_length(headers)
+        request, wanted = self._decoder.decode(body, length, account.model, account.version)
+        response = await self._core.infer(request, account)
+        answer = _answer(response, wanted, request.id)
+        if len(answer.body) >= _COMPRESS_FROM and b"accept-encoding" in headers:
+            return await _compressed(answer, headers[b"accept-encoding"])
+        return answer
 
     async def _send(self, answer: Answer, headers: Headers, send: Send, request_id: str) -> None:
+        """Hand the answer over; of a large one also wait until the caller has read most of it."""
         status, body, sent = answer
-        if len(body) >= _COMPRESS_FROM and b"accept-encoding" in headers:
-            status, body, sent = await _compressed(answer, headers[b"accept-encoding"])
         sent.append((b"content-length", b"%d" % len(body)))
         if b"x-request-id" in headers:
             sent.append((b"x-request-id", request_id.encode()))
         if self._core.draining:
             sent.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": status, "headers": sent})
+        if len(body) > _WAIT_FROM:
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            body = b""
         await send({"type": "http.response.body", "body": body})
 
     async def _other(self, method: str, route: Route, headers: Headers, receive: Receive, send: Send) -> None:
@@ -133,7 +154,7 @@ class RestApp:
         except InferenceError as error:
             answer = _error(error)
         except Exception:  # noqa: BLE001  # the last resort: said in the log, not to the caller
-            answer = _internal(request_id)
+            answer = _error(_internal(request_id))
         await self._send(answer, headers, send, request_id)
 
     async def _asked(self, method: str, route: Route, headers: Headers, receive: Receive) -> Answer:
@@ -271,9 +292,9 @@ def _request_id(headers: Headers) -> str:
     return f"{getrandbits(64):016x}"
 
 
-def _internal(request_id: str) -> Answer:
+def _internal(request_id: str) -> InferenceError:
     log.exception("request %s failed", request_id)
-    return _error(InferenceError(500, f"internal error (request {request_id})"))
+    return InferenceError(500, f"internal error (request {request_id})")
 
 
 def _header_length(headers: Headers) -> int | None:

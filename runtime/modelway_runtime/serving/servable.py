@@ -141,7 +141,7 @@ class Servable:
             if array.dtype != expected.dtype:
                 wanted = datatype_of_dtype(expected.dtype)
                 raise invalid(f"input {expected.name!r} is {datatype_of(array)}, not {wanted}")
-            if expected.fixed and shape[1:] == expected.tail and self.batchable:
+            if shape and expected.fixed and shape[1:] == expected.tail and self.batchable:
                 if rows not in (-1, shape[0]):
                     raise invalid(f"input {expected.name!r} has {shape[0]} rows, another input {rows}")
                 rows = shape[0]

@@ -107,7 +107,8 @@ class StandbyClient:
                 raise InferenceError(502, "the standby model's answer is too large")
             if answer.status != 200:
                 message = rest_codec.error_message(content)
-                raise InferenceError(answer.status, f"the standby model answered: {message}")
+                status = answer.status if 400 <= answer.status < 600 else 502  # a redirect is no answer
+                raise InferenceError(status, f"the standby model answered: {message}")
             length = answer.headers.get(rest_codec.HEADER_LENGTH)
             if length is not None and not (length.isascii() and length.isdigit() and len(length) < 19):
                 raise InferenceError(502, f"the standby model's answer: {rest_codec.HEADER_LENGTH} is wrong")

@@ -52,6 +52,10 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
     rate: RateLimit | None = None
 
 
+NOBODY = Client(name="", models=frozenset())
+"""Who calls as long as that is not known."""
+
+
 class RateLimit(Protocol):
     def take(self) -> float:
         """Take one request: 0.0 when it is granted, else the seconds after which one will be."""
@@ -65,8 +69,8 @@ class Call(msgspec.Struct, kw_only=True):
     is the caller's own header, passed on to a standby of the same team and never logged.
     """
 
-    client: Client
     connection: Connection
+    client: Client = NOBODY
     request_id: str = ""
     traceparent: str = ""
     method: str = "infer"

@@ -50,14 +50,10 @@ class Told:
 
     def __init__(self) -> None:
         self.batches: list[int] = []
-        self.dropped_with: list[int] = []
 
     def batch(self, batch: list[Work], results: object, compute_s: float) -> None:
         assert compute_s >= 0
         self.batches.append(len(batch))
-
-    def dropped(self, work: Work, error: object) -> None:
-        self.dropped_with.append(error.status)  # type: ignore[attr-defined]
 
 
 class Line:

@@ -219,7 +219,6 @@ def test_callers_who_have_gone_are_not_computed() -> None:
             await gone
         assert error.value.status == 499
         assert bench.model.batches == [1, 1]
-        assert bench.told.dropped_with == [499, 499]
         bench.batcher.close()
 
     run(scenario())

@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 import numpy as np
 
+from modelway_runtime.serving.accounting import Account
 from modelway_runtime.serving.errors import InferenceError, not_found
 from modelway_runtime.serving.grpc.messages import (
     SERVICE,
@@ -34,7 +35,7 @@ class ArithmeticCore:
         self.ready = True
         self.token = token
         self.calls: list[tuple[InferenceRequest, Call]] = []
-        self.refused: list[tuple[int, str, Call | None]] = []
+        self.recorded: list[tuple[Account, int, str | None]] = []
         self.loaded: list[str] = []
         self.running = asyncio.Event()
         self.cancelled = asyncio.Event()
@@ -42,12 +43,26 @@ class ArithmeticCore:
         self.most_at_once = 0
         self.at_once = 0
 
-    async def infer(self, request: InferenceRequest, call: Call) -> InferenceResponse:
-        self.calls.append((request, call))
+    def begin(self, call: Call) -> Account:
+        return Account(self, call, "", None)
+
+    def record(self, account: Account, status: int, reason: str | None) -> None:
+        self.recorded.append((account, status, reason))
+
+    async def statuses(self, count: int = 1) -> list[int]:
+        """What was recorded, as soon as it is so many: that comes just after the caller has its answer."""
+        async with asyncio.timeout(5):
+            while len(self.recorded) < count:
+                await asyncio.sleep(0.001)
+        return [status for _, status, _ in self.recorded]
+
+    async def infer(self, request: InferenceRequest, account: Account) -> InferenceResponse:
+        self.calls.append((request, account.call))
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
-            return await self._computed(request)
+            account.response = await self._computed(request)
+            return account.response
         finally:
             self.at_once -= 1
 
@@ -83,9 +98,6 @@ class ArithmeticCore:
         if self.token is not None and authorization != self.token:
             raise InferenceError(401, "no or unknown credentials", reason="unauthorized")
         return Client(name="tester", admin=True)
-
-    def rejected(self, error: InferenceError, model: str, call: Call | None) -> None:
-        self.refused.append((error.status, model, call))
 
     def model_ready(self, name: str, version: str | None) -> bool:
         return name == "echo" and version in (None, "7")

@@ -120,7 +120,9 @@ def test_statuses_have_their_codes(status: int, code: grpc.StatusCode) -> None:
     async def test(channel: Channel, core: ArithmeticCore, _server: GrpcServer) -> None:
         error = await error_of(method(channel, "ModelInfer")(request_of(f"status-{status}", {"x": X})))
         assert (error.code(), error.details()) == (code, f"refused with {status}")
-        assert not core.refused, "what the core has seen, it has counted"
+        assert await core.statuses() == [{413: 429, 502: 500}.get(status, status)], (
+            "once, as the caller got it"
+        )
 
     with_channel(test)
 
@@ -154,10 +156,9 @@ def test_a_request_that_cannot_be_read_is_refused_and_counted() -> None:
         infer = method(channel, "ModelInfer")
         for data in (b"\xff", request_of("echo", {})):
             assert (await error_of(infer(data))).code() is Code.INVALID_ARGUMENT
-        (status, model, call), (_, known, _) = core.refused
-        assert (status, model, known) == (400, "", "echo")
-        assert call is not None
-        assert call.client.name == "tester"
+        assert await core.statuses(2) == [400, 400]
+        assert [account.model for account, _, _ in core.recorded] == ["", "echo"]
+        assert {a.call.client.name for a, _, _ in core.recorded} == {"tester"}
         assert not core.calls
         error = await error_of(method(channel, "ModelReady", m.ModelReadyResponse)(b"\xff"))
         assert (error.code(), error.details()) == (
@@ -250,7 +251,7 @@ def test_only_health_needs_no_credentials() -> None:
         for name in (*names, "RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload"):
             error = await error_of(method(channel, name)(b""))
             assert (name, error.code()) == (name, Code.UNAUTHENTICATED)
-        assert not core.refused
+        assert not core.recorded
         for metadata in ((), (("authorization", "Bearer wrong"),)):
             error = await error_of(
                 method(channel, "ModelInfer")(request_of("echo", {"x": X}), metadata=metadata)
@@ -260,7 +261,8 @@ def test_only_health_needs_no_credentials() -> None:
             with pytest.raises(grpc.aio.AioRpcError):
                 await stream.read()
             assert await stream.code() is Code.UNAUTHENTICATED
-        assert core.refused == [(401, "", None)] * 4
+        assert await core.statuses(4) == [401] * 4
+        assert [a.call.method for a, _, _ in core.recorded] == ["infer", "stream"] * 2
         assert not core.calls
         allowed = (("authorization", TOKEN),)
         answer = await method(channel, "ModelInfer")(request_of("echo", {"x": X}), metadata=allowed)

@@ -2,49 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import math
-import re
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from random import getrandbits
-from typing import Any, NoReturn, Protocol, TypeAlias
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeAlias
 
 import grpc
 import grpc.aio
-import msgspec
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError
 
 from modelway_runtime.serving.errors import InferenceError, invalid
 from modelway_runtime.serving.grpc import messages
-from modelway_runtime.serving.grpc.codec import decode_request, encode_response, parse_request
 from modelway_runtime.serving.grpc.health import Health
+from modelway_runtime.serving.grpc.infer import InferenceCore, InferenceRpcs
 from modelway_runtime.serving.grpc.messages import SERVICE, Message
 from modelway_runtime.serving.grpc.reflection import Reflection
-from modelway_runtime.serving.values import Call, Client, InferenceRequest, InferenceResponse
+from modelway_runtime.serving.grpc.rpc import Context, Rpc, abort, begun, echo, internal, serialized
+from modelway_runtime.serving.values import Client
 
-log = logging.getLogger(__name__)
-
-STREAM_IN_FLIGHT = 32
-"""Requests of one stream that are computed at a time; the next is not read before one is answered."""
-Headers: TypeAlias = dict[str, Any]
-Context: TypeAlias = Any
-"""A grpc.aio.ServicerContext."""
-
-_CODES = {
-    400: grpc.StatusCode.INVALID_ARGUMENT,
-    401: grpc.StatusCode.UNAUTHENTICATED,
-    403: grpc.StatusCode.PERMISSION_DENIED,
-    404: grpc.StatusCode.NOT_FOUND,
-    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    499: grpc.StatusCode.CANCELLED,
-    501: grpc.StatusCode.UNIMPLEMENTED,
-    503: grpc.StatusCode.UNAVAILABLE,
-    504: grpc.StatusCode.DEADLINE_EXCEEDED,
-}
 _NOT_SERVED = {
     "SystemSharedMemoryStatus": "shared memory",
     "SystemSharedMemoryRegister": "shared memory",
@@ -55,9 +29,6 @@ _NOT_SERVED = {
     "TraceSetting": "tracing by Triton's protocol",
     "LogSettings": "changing the log by Triton's protocol",
 }
-_MAX_DETAILS = 1024  # characters; the text travels in a header, which clients bound
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _OPTIONS = (
     ("grpc.so_reuseport", 0),  # a port that is taken is an error
     ("grpc.max_concurrent_streams", 1024),
@@ -72,25 +43,13 @@ _OPTIONS = (
 )
 
 
-class Core(Protocol):
+class Core(InferenceCore, Protocol):
     """What the transport needs of the core."""
 
     @property
     def live(self) -> bool: ...
     @property
     def ready(self) -> bool: ...
-    async def infer(self, request: InferenceRequest, call: Call) -> InferenceResponse:
-        """Raises InferenceError."""
-        ...
-
-    def authenticate(self, authorization: bytes | str | None) -> Client:
-        """Raises InferenceError (401)."""
-        ...
-
-    def rejected(self, error: InferenceError, model: str, call: Call | None) -> None:
-        """Counts and audits an inference request that failed before ``infer`` could see it."""
-        ...
-
     def model_ready(self, name: str, version: str | None) -> bool: ...
     def server_metadata(self) -> dict[str, Any]: ...
     def model_metadata(self, name: str, version: str | None) -> dict[str, Any]: ...
@@ -99,25 +58,6 @@ class Core(Protocol):
     def repository_index(self, *, ready_only: bool) -> list[dict[str, Any]]: ...
     async def repository_load(self, name: str, client: Client) -> None: ...
     async def repository_unload(self, name: str, client: Client) -> None: ...
-
-
-class Connected(msgspec.Struct):
-    """The caller's end of an RPC."""
-
-    disconnected: bool = False
-
-
-class Rpc(msgspec.Struct, frozen=True):
-    """One RPC: its context, its headers, and its name in the log and in the audit.
-
-    ``own_id``: the caller has named it, so that the name goes back. Only then: a header that is sent
-    before the answer costs much of the throughput.
-    """
-
-    context: Context
-    headers: Headers
-    request_id: str
-    own_id: bool
 
 
 Answer: TypeAlias = Callable[[bytes, Rpc], Awaitable[Message]]
@@ -137,6 +77,7 @@ class GrpcServer:
 
     def __init__(self, core: Core, credentials: Any | None, max_bytes: int) -> None:
         self._service = _Service(core, max_bytes)
+        self._inference = InferenceRpcs(core, max_bytes)
         self._credentials = credentials
         self._max_bytes = max_bytes
         self._health = Health()
@@ -152,7 +93,7 @@ class GrpcServer:
         server = grpc.aio.server(options=(*_OPTIONS, *limits))
         reflection = Reflection(self._service.authenticated)
         server.add_generic_rpc_handlers(
-            (self._service.handlers(), self._health.handlers(), reflection.handlers())
+            (self._service.handlers(self._inference), self._health.handlers(), reflection.handlers())
         )
         try:
             if self._credentials is None:
@@ -168,7 +109,7 @@ class GrpcServer:
     async def stop(self, grace_s: float) -> None:
         """Take no new RPCs, answer what is in flight, and end what is left after ``grace_s`` seconds."""
         self._health.stop()
-        self._service.end_streams()
+        self._inference.stop(grace_s)
         if self._server is not None:
             await self._server.stop(grace_s)
 
@@ -187,14 +128,11 @@ class _Service:
     def __init__(self, core: Core, max_bytes: int) -> None:
         self._core = core
         self._max_bytes = max_bytes
-        self._readers: set[asyncio.Task[None]] = set()
-        self._ended = False
 
-    def handlers(self) -> Any:
+    def handlers(self, inference: InferenceRpcs) -> Any:
         """All RPCs by name."""
         m = messages
         unary = {
-            "ModelInfer": self._model_infer,
             "ServerLive": self._open(m.ServerLiveRequest, self._server_live),
             "ServerReady": self._open(m.ServerReadyRequest, self._server_ready),
             "ModelReady": self._open(m.ModelReadyRequest, self._model_ready),
@@ -210,139 +148,32 @@ class _Service:
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(self._unary(answer)) for name, answer in unary.items()
         }
-        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
+        handlers["ModelInfer"] = grpc.unary_stream_rpc_method_handler(inference.infer)
+        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(inference.stream)
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
-
-    def end_streams(self) -> None:
-        """Read no more requests from any stream; each ends when those that were read are answered."""
-        self._ended = True
-        for reader in self._readers:
-            reader.cancel()
 
     async def authenticated(self, context: Context) -> None:
         """Ends the RPC where its caller is not known."""
-        rpc = _begun(context)
+        rpc = begun(context)
         try:
             self._core.authenticate(rpc.headers.get("authorization"))
         except InferenceError as error:
-            await _abort(rpc, error)
-
-    # Inference
-
-    async def _model_infer(self, data: bytes, rpc: Rpc) -> Message:
-        return await self._inferred(data, rpc, self._client(rpc), "infer")
-
-    async def _inferred(self, data: bytes, rpc: Rpc, client: Client, method: str) -> Message:
-        headers = rpc.headers
-        remaining = rpc.context.time_remaining()
-        traceparent = headers.get("traceparent")
-        connection = Connected()
-        call = Call(
-            client=client,
-            connection=connection,
-            request_id=rpc.request_id,
-            traceparent=traceparent if traceparent and _TRACEPARENT.fullmatch(traceparent) else "",
-            method=method,
-            protocol="grpc",
-            deadline=None if remaining is None else time.monotonic() + remaining,
-            authorization=headers.get("authorization"),
-            forwarded="modelway-forwarded" in headers,
-        )
-        model = ""
-        try:
-            message = parse_request(data)
-            model = message.model_name
-            request = decode_request(message)
-        except InferenceError as error:
-            self._core.rejected(error, model, call)
-            raise
-        try:
-            response = await self._core.infer(request, call)
-        except asyncio.CancelledError:
-            connection.disconnected = True  # for what the core may still have in a batch
-            raise
-        if response.served_by and method == "infer":
-            rpc.context.set_trailing_metadata((("modelway-served-by", response.served_by),))
-        return encode_response(response, request.id)
-
-    def _client(self, rpc: Rpc) -> Client:
-        try:
-            return self._core.authenticate(rpc.headers.get("authorization"))
-        except InferenceError as error:
-            self._core.rejected(error, "", None)
-            raise
-
-    async def _stream(self, requests: AsyncIterator[bytes], context: Context) -> None:
-        """Reads ahead, so that the requests of one stream can be batched; answers in their order."""
-        rpc = _begun(context)
-        if rpc.own_id:
-            await _echo(rpc)
-        try:
-            client = self._client(rpc)
-        except InferenceError as error:
-            await _abort(rpc, error)
-        room = asyncio.Semaphore(STREAM_IN_FLIGHT)
-        answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
-        async with asyncio.TaskGroup() as group:
-
-            async def read() -> None:
-                try:
-                    await room.acquire()
-                    async for data in requests:
-                        answers.put_nowait(group.create_task(self._stream_answer(data, rpc, client)))
-                        await room.acquire()
-                finally:
-                    answers.put_nowait(None)
-
-            reader = group.create_task(read())
-            self._readers.add(reader)
-            reader.add_done_callback(self._readers.discard)
-            if self._ended:
-                reader.cancel()
-            while (answer := await answers.get()) is not None:
-                await context.write(await answer)
-                room.release()
-        if self._ended:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
-
-    async def _stream_answer(self, data: bytes, rpc: Rpc, client: Client) -> bytes:
-        """The answer to one request of a stream, which an error does not end."""
-        try:
-            message = await self._inferred(data, rpc, client, "stream")
-            message.parameters["triton_final_response"].bool_param = True
-            return self._serialized(messages.ModelStreamInferResponse(infer_response=message))
-        except InferenceError as error:
-            text = error.message
-        except Exception:  # the last resort: said in the log, not to the caller
-            log.exception("request %s failed", rpc.request_id)
-            text = _internal(rpc).message
-        failed = messages.ModelStreamInferResponse(error_message=text)
-        failed.infer_response.id = _id_of(data)
-        return bytes(failed.SerializeToString())
+            await abort(rpc, error)
 
     def _unary(self, answer: Answer) -> Callable[[bytes, Context], Awaitable[bytes]]:
         async def handle(data: bytes, context: Context) -> bytes:
-            rpc = _begun(context)
+            rpc = begun(context)
             if rpc.own_id:
-                await _echo(rpc)
+                await echo(rpc)
             try:
-                return self._serialized(await answer(data, rpc))
+                return serialized(await answer(data, rpc), self._max_bytes)
             except InferenceError as error:
                 failure = error
-            except Exception:  # the last resort: said in the log, not to the caller
-                log.exception("request %s failed", rpc.request_id)
-                failure = _internal(rpc)
-            return await _abort(rpc, failure)
+            except Exception:  # noqa: BLE001  # the last resort: said in the log, not to the caller
+                failure = internal(rpc)
+            return await abort(rpc, failure)
 
         return handle
-
-    def _serialized(self, message: Message) -> bytes:
-        data: bytes = message.SerializeToString()
-        if len(data) > self._max_bytes:  # else grpcio would end the whole stream
-            raise InferenceError(413, f"the answer has {len(data)} bytes, the limit is {self._max_bytes}")
-        return data
-
-    # The other RPCs
 
     def _open(self, kind: Any, respond: Callable[[Message], Message]) -> Answer:
         """An RPC that needs no credentials."""
@@ -402,47 +233,11 @@ class _Service:
         return messages.RepositoryModelUnloadResponse()
 
 
-def _begun(context: Context) -> Rpc:
-    """The RPC; its id is the caller's, where it has sent one."""
-    headers: Headers = dict(context.invocation_metadata())
-    sent = headers.get("x-request-id")
-    if sent is None or not _REQUEST_ID.fullmatch(sent):
-        return Rpc(context, headers, f"{getrandbits(64):016x}", own_id=False)
-    return Rpc(context, headers, sent, own_id=True)
-
-
-async def _echo(rpc: Rpc) -> None:
-    """Send the caller's id back."""
-    await rpc.context.send_initial_metadata((("x-request-id", rpc.request_id),))
-
-
-async def _abort(rpc: Rpc, error: InferenceError) -> NoReturn:
-    """End the RPC with an error."""
-    trailing: tuple[tuple[str, str], ...] = ()
-    if error.retry_after_s is not None:
-        trailing = (("retry-after", str(max(1, math.ceil(error.retry_after_s)))),)
-    code = _CODES.get(error.status, grpc.StatusCode.INTERNAL)
-    await rpc.context.abort(code, error.message[:_MAX_DETAILS], trailing)
-    raise AssertionError("abort always raises")
-
-
-def _internal(rpc: Rpc) -> InferenceError:
-    return InferenceError(500, f"internal error (request {rpc.request_id})")
-
-
 def _parsed(kind: Any, data: bytes) -> Message:
     try:
         return kind.FromString(data)
     except DecodeError:
         raise invalid(f"the message is not a {kind.DESCRIPTOR.name}") from None
-
-
-def _id_of(data: bytes) -> str:
-    """The id of a request that was not answered, so that the caller knows which; "" if it has none."""
-    try:
-        return str(parse_request(data).id)
-    except InferenceError:
-        return ""
 
 
 def _check_repository(request: Message) -> None:
