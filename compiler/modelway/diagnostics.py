@@ -32,7 +32,10 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One finding. ``message`` holds the wrong value, ``hint`` says what to do about it."""
+    """One finding. ``message`` holds the wrong value, ``hint`` says what to do about it.
+
+    ``more`` findings like it, in the same document, are counted here and not listed.
+    """
 
     code: str
     severity: Severity
@@ -40,6 +43,7 @@ class Diagnostic:
     span: Span
     hint: str = ""
     related: tuple[tuple[Span, str], ...] = ()
+    more: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,11 +24,29 @@ MAX_DEPTH = 100  # collections within collections, aliases expanded
 MAX_EXPANSION = 100_000  # nodes that the aliases of one file may add to what is written out
 MAX_FINDINGS = 1_000  # diagnostics of one file: nobody reads more, and 8 MB hold millions
 
-# 0-based line and column of the first character and of the one after the last, and the places of
-# what is inside: by key (the key's place, the value's) or by index. Plain tuples: a file may hold
-# millions of nodes.
-Place = tuple[int, int, int, int, "Children"]
+# Where a node stands, and where what is inside a collection stands: by key (the key's place, the
+# value's) or by index. A file may hold millions of nodes, so four numbers are packed into one.
+Place = int | tuple[int, "Children"]
 Children = dict[str, tuple[Place, Place]] | list[Place] | None
+_BITS = 24  # a file has at most 8 MiB, so no line or column needs more
+_MASK = (1 << _BITS) - 1
+
+
+def pack(line: int, column: int, end_line: int, end_column: int) -> int:
+    """0-based line and column of the first character and of the one after the last, as a place."""
+    return ((line << _BITS | column) << _BITS | end_line) << _BITS | end_column
+
+
+def corners(place: Place) -> tuple[tuple[int, int], tuple[int, int]]:
+    """What ``pack`` has packed: (line, column) of the start and of the end."""
+    packed = place if isinstance(place, int) else place[0]
+    line, column = packed >> 3 * _BITS, packed >> 2 * _BITS & _MASK
+    return (line, column), (packed >> _BITS & _MASK, packed & _MASK)
+
+
+def children(place: Place) -> Children:
+    """The places of what is inside; None of a scalar."""
+    return None if isinstance(place, int) else place[1]
 
 
 class Node(NamedTuple):
@@ -121,7 +139,7 @@ class Reader:
         self._top: _Frame | None = None
         self._anchors: dict[str, _Frame] = {}
         self._root: Any = None
-        self._place: Place = (0, 0, 0, 0, None)
+        self._place: Place = 0
         self._end = (0, 0)
         self._count = 0
         self._errors = len(self.found)
@@ -134,7 +152,7 @@ class Reader:
     def _scalar(self, event: Any) -> None:
         start, end = event.start_mark, event.end_mark
         self._end = last = (end.line, end.column)
-        place = (start.line, start.column, *last, None)
+        place = pack(start.line, start.column, *last)
         value: Any = event.value
         if event.tag is not None:
             value = self._tag(event, place)
@@ -157,7 +175,7 @@ class Reader:
         if len(self._stack) >= MAX_DEPTH:
             self._too_deep(start)
         if event.tag is not None:
-            self._tag(event, (start.line, start.column, end.line, end.column, None))
+            self._tag(event, pack(start.line, start.column, end.line, end.column))
         mapping = event.__class__ is events.MappingStartEvent
         value: Any = {} if mapping else []
         frame = _Frame(value, {} if mapping else [], start.line, start.column, self._count)
@@ -174,7 +192,8 @@ class Reader:
         stack = self._stack
         frame = stack.pop()
         self._top = parent = stack[-1] if stack else None
-        self._add(frame.value, (frame.line, frame.column, *self._end, frame.children), "")
+        place = pack(frame.line, frame.column, *self._end)
+        self._add(frame.value, (place, frame.children), "")
         frame.open, frame.size = False, self._count - frame.nodes
         if parent is not None and parent.height <= frame.height:
             parent.height = frame.height + 1
@@ -184,7 +203,7 @@ class Reader:
         self._end = last = (end.line, end.column)
         target = self._anchors.get(name)
         inside = target.children if target is not None and not target.open else None
-        place: Place = (start.line, start.column, *last, inside)
+        place: Place = (pack(start.line, start.column, *last), inside)
         value: Any = _BAD
         if target is None:
             text = f"the alias *{shown(name)} stands for nothing"
@@ -215,7 +234,7 @@ class Reader:
         first = self._anchors.setdefault(name, target)
         if first is not target:  # YAML allows it, PyYAML refuses it, and nobody reads it right
             here, there = (
-                (frame.line, frame.column, frame.line, frame.column + 1 + len(name), None)
+                pack(frame.line, frame.column, frame.line, frame.column + 1 + len(name))
                 for frame in (target, first)
             )
             related = ((self.span(there), "it stands first here"),)
@@ -298,7 +317,7 @@ class Reader:
         return self._text
 
     def _too_deep(self, mark: Any) -> None:
-        place = (mark.line, mark.column, mark.line, mark.column + 1, None)
+        place = pack(mark.line, mark.column, mark.line, mark.column + 1)
         self._report("MW007", place, f"more than {MAX_DEPTH} collections stand within each other", _DEEP)
         raise _Stop
 
@@ -324,14 +343,14 @@ class Reader:
     def _failed(self, error: YAMLError) -> None:
         """libyaml gave up."""
         if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
-            self._report("MW006", (0, 0, 0, 0, None), "libyaml cannot read this")
+            self._report("MW006", 0, "libyaml cannot read this")
             return
         mark, context = error.problem_mark, error.context_mark
         self._check_depth(mark.index)
         rows = lines(self._characters())
         row = rows[mark.line] if mark.line < len(rows) else ""
         char = row[mark.column : mark.column + 1]
-        place = (mark.line, mark.column, mark.line, mark.column + len(char), None)
+        place = pack(mark.line, mark.column, mark.line, mark.column + len(char))
         if " tag" in (error.context or "") or error.problem == "found undefined tag handle":
             self._report("MW010", place, "a tag is not allowed", _UNTAG)
             return
@@ -348,7 +367,7 @@ class Reader:
     ) -> tuple[tuple[Span, str], ...]:
         """The bracket, quote or key that was open when libyaml gave up, as a related place."""
         char = rows[line][column : column + 1]
-        span = self.span((line, column, line, column + 1, None))
+        span = self.span(pack(line, column, line, column + 1))
         if context == _KEY:
             return ((span, "the key begins here"),)
         return ((span, f"the {char} opens here"),) if char in ("[", "{", '"', "'") else ()
@@ -370,4 +389,4 @@ class Reader:
     def span(self, place: Place) -> Span:
         if self._last is None:
             self._last = last_place(self._data)
-        return span_of(self.path, place[:2], place[2:4], self._line, self._last)
+        return span_of(self.path, *corners(place), self._line, self._last)

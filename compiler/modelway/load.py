@@ -64,9 +64,11 @@ class Document:
 
     def _find(self, pointer: Pointer) -> tuple[Place, Place]:
         """The places of the key and of the value, as far as the pointer leads."""
+        from modelway.events import children
+
         key = place = _places(self.source, self.part)[0]
         for step in pointer:
-            inside = place[4]
+            inside = children(place)
             if isinstance(inside, dict) and step in inside:
                 key, place = inside[str(step)]
             elif isinstance(inside, list) and isinstance(step, int) and 0 <= step < len(inside):
@@ -76,16 +78,29 @@ class Document:
         return key, place
 
     def _span(self, place: Place) -> Span:
+        from modelway.events import corners
+
         last = _places(self.source, self.part)[1]
-        return span_of(self.source.path, place[:2], place[2:4], self.part.line, last)
+        return span_of(self.source.path, *corners(place), self.part.line, last)
 
 
-@lru_cache(maxsize=64)  # of the files that findings are about, few are in hand at one time
+_LARGE = 100_000  # bytes of a document whose places take megabytes
+
+
 def _places(source: SourceFile, part: Part) -> tuple[Place, tuple[int, int]]:
+    end = len(source.data) if part.end is None else part.end
+    return (_places_of_few if end - part.start > _LARGE else _places_of_many)(source, part)
+
+
+def _read_places(source: SourceFile, part: Part) -> tuple[Place, tuple[int, int]]:
     data = source.data[part.start : part.end]
     nodes = _reader(source.path).read(data, part.line)
-    place = nodes[part.nth].place if part.nth < len(nodes) else (0, 0, 0, 0, None)
+    place = nodes[part.nth].place if part.nth < len(nodes) else 0
     return place, last_place(data)
+
+
+_places_of_many = lru_cache(maxsize=64)(_read_places)  # few are in hand at one time
+_places_of_few = lru_cache(maxsize=2)(_read_places)
 
 
 def load(source: SourceFile) -> tuple[list[Document], list[Diagnostic]]:

@@ -1,16 +1,18 @@
 """Documents -> documents that their kind's JSON Schema accepts, or diagnostics that say why not.
 
-``jsonschema-rs`` decides; the words are ours. What is checked once for the document as written
-is checked again by ``resolve`` after an environment's overlay is merged.
+``jsonschema-rs`` decides, ``violations`` says where; the words are ours. What is checked once for
+the document as written is checked again by ``resolve`` after an environment's overlay is merged.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, cast
+from itertools import chain
+from typing import Any
 
 import jsonschema_rs
 
@@ -19,9 +21,10 @@ from modelway.load import Document, Pointer
 from modelway.spec import schema as spec_schema
 from modelway.spec.common import API_VERSION
 from modelway.suggest import nearest
+from modelway.violations import Violation, violations
 
 Locate = Callable[[Pointer], Span]
-_HINTS_PER_MAPPING = 100  # nearest names are looked up for so many unknown fields of one mapping
+_LISTED = 100  # diagnostics of one code in one document; the others are counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,35 @@ def check(kind: str, value: Any, places: Places) -> list[Diagnostic]:
     validator = _validator(kind)
     if validator.is_valid(value):
         return []
-    return [found for error in validator.iter_errors(value) for found in _worded(kind, error, places)]
+    found: dict[str, list[Diagnostic]] = {}
+    more: Counter[str] = Counter()
+    root = spec_schema.schemas()[kind]
+    for violation in violations(root, root, value):
+        code = _CODES[violation.keyword]
+        if len(found.setdefault(code, [])) < _LISTED:
+            found[code].append(_worded(kind, code, violation, places))
+        else:
+            more[code] += 1
+    for code, number in more.items():
+        found[code][-1] = _and_more(found[code][-1], number)
+    return list(chain.from_iterable(found.values()))
+
+
+_CODES = {
+    "additionalProperties": "MW104",
+    "required": "MW105",
+    "type": "MW106",
+    **dict.fromkeys(("enum", "const"), "MW107"),
+    **dict.fromkeys(("propertyNames", "pattern", "minLength", "maxLength"), "MW108"),
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), "MW109"),
+    **dict.fromkeys(("minItems", "maxItems", "maxProperties"), "MW110"),
+}
+
+
+def _and_more(last: Diagnostic, number: int) -> Diagnostic:
+    """``last`` of the diagnostics of its code that are listed, with how many are not."""
+    hint = f"{last.hint}; " if last.hint else ""
+    return replace(last, hint=f"{hint}the document has {number:,} more of this kind", more=number)
 
 
 def _envelope(document: Document) -> list[Diagnostic]:
@@ -82,28 +113,29 @@ def _wrong_version(document: Document, version: object) -> Iterator[Diagnostic]:
         yield diagnostic("MW103", document.span(("apiVersion",)), text, f"write {API_VERSION}")
 
 
-def _worded(kind: str, error: jsonschema_rs.ValidationError, places: Places) -> Iterator[Diagnostic]:
-    pointer: Pointer = tuple(error.instance_path)
-    detail: Any = error.kind
-    name = detail.name
-    if name == "additionalProperties":
-        yield from _unknown_fields(kind, pointer, detail.unexpected, places)
-    elif name == "required":
-        yield _missing(kind, pointer, detail.property, places)
-    elif name == "propertyNames":
-        yield _wrong_key(pointer, error, places)
-    else:
-        code, text, hint = _wrong_value(name, error)
-        yield diagnostic(code, places.value(pointer), f"{_field(pointer)}{text}", hint)
+def _worded(kind: str, code: str, violation: Violation, places: Places) -> Diagnostic:
+    pointer = violation.pointer
+    match violation.keyword:
+        case "additionalProperties":
+            return _unknown_field(kind, pointer, violation.argument, places)
+        case "required":
+            return _missing(kind, pointer, violation.argument, places)
+        case "propertyNames":
+            key = violation.argument
+            text, hint = _wrong_value(key)
+            return diagnostic(
+                code, places.key((*pointer, key.value)), f"{_field(pointer)}the key {text}", hint
+            )
+    text, hint = _wrong_value(violation)
+    return diagnostic(code, places.value(pointer), f"{_field(pointer)}{text}", hint)
 
 
-def _unknown_fields(kind: str, pointer: Pointer, unknown: list[str], places: Places) -> Iterator[Diagnostic]:
+def _unknown_field(kind: str, pointer: Pointer, key: str, places: Places) -> Diagnostic:
     known = list((spec_schema.at(kind, pointer) or {}).get("properties", ()))
     where = f" in {_path(pointer)}" if pointer else ""
-    for number, key in enumerate(unknown):
-        near = nearest(key, known) if number < _HINTS_PER_MAPPING else None
-        hint = f'did you mean "{near}"?' if near else _listed("the fields here are", known)
-        yield diagnostic("MW104", places.key((*pointer, key)), f"unknown field {shown(key)}{where}", hint)
+    near = nearest(key, known)
+    hint = f'did you mean "{near}"?' if near else _listed("the fields here are", known)
+    return diagnostic("MW104", places.key((*pointer, key)), f"unknown field {shown(key)}{where}", hint)
 
 
 def _missing(kind: str, pointer: Pointer, key: str, places: Places) -> Diagnostic:
@@ -117,49 +149,43 @@ def _missing(kind: str, pointer: Pointer, key: str, places: Places) -> Diagnosti
     return diagnostic("MW105", span, f'{where} lacks "{key}"', hint)
 
 
-def _wrong_key(pointer: Pointer, error: jsonschema_rs.ValidationError, places: Places) -> Diagnostic:
-    detail: Any = error.kind
-    inner = detail.error
-    key = inner.instance
-    _, text, hint = _wrong_value(inner.kind.name, inner)
-    return diagnostic("MW108", places.key((*pointer, key)), f"{_field(pointer)}the key {text}", hint)
-
-
-def _wrong_value(name: str, error: jsonschema_rs.ValidationError) -> tuple[str, str, str]:
-    """(code, message, hint) for a value that a keyword of the schema refuses."""
-    instance: Any = _without_password(error.instance)
-    value, detail = shown(instance), cast("Any", error.kind)
-    match name:
+def _wrong_value(violation: Violation) -> tuple[str, str]:
+    """(message, hint) for a value that a keyword of the schema refuses."""
+    keyword, argument = violation.keyword, violation.argument
+    instance = _without_password(violation.value)
+    value = shown(instance)
+    match keyword:
         case "type":
-            wanted = " or ".join(_TYPES[kind] for kind in detail.types if kind != "null")
-            quoted = isinstance(instance, bool | int | float) and "string" in detail.types
-            hint = "put it in quotes" if quoted else ""  # as it was written: 1.10 is 1.1 by now
-            if error.instance is None:
-                hint = "give it a value, or leave it out"
-            told = isinstance(error.instance, dict | list)
-            kind = "" if told else f" is {_type_of(instance)}"
-            return "MW106", f"{value}{kind}, not {wanted}", hint
+            return _wrong_type(instance, [argument] if isinstance(argument, str) else argument)
         case "enum" | "const":
-            options = [str(option) for option in getattr(detail, "options", ()) if option is not None]
+            options = [str(option) for option in argument if option is not None] if keyword == "enum" else []
             near = nearest(instance, options) if isinstance(instance, str) else None
             hint = f'did you mean "{near}"?' if near else _listed("allowed are", options)
-            return "MW107", f"{value} is not allowed", hint
+            return f"{value} is not allowed", hint
         case "pattern":
-            return "MW108", f"{value} is not {spec_schema.forms().get(detail.pattern, detail.pattern)}", ""
+            return f"{value} is not {spec_schema.forms().get(argument, argument)}", ""
         case "minimum" | "exclusiveMinimum":
-            bound = "at least" if name == "minimum" else "above"
-            return "MW109", f"{value} is too small", f"it must be {bound} {detail.limit}"
+            bound = "at least" if keyword == "minimum" else "above"
+            return f"{value} is too small", f"it must be {bound} {argument}"
         case "maximum" | "exclusiveMaximum":
-            bound = "at most" if name == "maximum" else "below"
-            return "MW109", f"{value} is too large", f"it must be {bound} {detail.limit}"
-        case "minItems" | "maxItems" | "maxProperties":
-            few = name == "minItems"
-            text = f"{len(instance)} entries are too {'few' if few else 'many'}"
-            return "MW110", text, f"{'at least' if few else 'at most'} {detail.limit}"
+            bound = "at most" if keyword == "maximum" else "below"
+            return f"{value} is too large", f"it must be {bound} {argument}"
         case "minLength" | "maxLength":
-            text = f"{value} has {len(instance)} characters"
-            return "MW108", text, f"at {'least' if name == 'minLength' else 'most'} {detail.limit}"
-    raise AssertionError(f"the schemas use a keyword that has no words: {name}")
+            text = f"{value} has {len(violation.value)} characters"
+            return text, f"at {'least' if keyword == 'minLength' else 'most'} {argument}"
+    few = keyword == "minItems"
+    text = f"{len(violation.value)} entries are too {'few' if few else 'many'}"
+    return text, f"{'at least' if few else 'at most'} {argument}"
+
+
+def _wrong_type(value: Any, types: list[str]) -> tuple[str, str]:
+    wanted = " or ".join(_TYPES[kind] for kind in types if kind != "null")
+    quoted = isinstance(value, bool | int | float) and "string" in types
+    hint = "put it in quotes" if quoted else ""  # as it was written: 1.10 is 1.1 by now
+    if value is None:
+        hint = "give it a value, or leave it out"
+    kind = "" if isinstance(value, dict | list) else f" is {_type_of(value)}"
+    return f"{shown(value)}{kind}, not {wanted}", hint
 
 
 def _without_password(value: object) -> object:
@@ -197,22 +223,20 @@ def _type_of(value: object) -> str:
 
 def shown(value: object) -> str:
     """A value in a message: short, on one line, and without what a terminal would obey."""
-    text = (
-        f'"{value}"'
-        if isinstance(value, str)
-        else "null"
-        if value is None
-        else str(value).lower()
-        if isinstance(value, bool)
-        else repr(value)
-    )
-    if isinstance(value, dict | list):
-        entries = f"{len(value)} {'entry' if len(value) == 1 else 'entries'}"
-        text = f"{_type_of(value)} of {entries}" if value else f"an empty {_type_of(value)[2:]}"
+    text = _plain(value)
     text = "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text[:80]
     )
     return text if len(text) <= 60 else f"{text[:57]}…" + ('"' if isinstance(value, str) else "")
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, dict | list):  # never their repr, which may be large
+        entries = f"{len(value)} {'entry' if len(value) == 1 else 'entries'}"
+        return f"{_type_of(value)} of {entries}" if value else f"an empty {_type_of(value)[2:]}"
+    if isinstance(value, str):
+        return f'"{value}"'
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _field(pointer: Pointer) -> str:

@@ -47,6 +47,7 @@ def test_shape() -> None:
                         "endColumn": 2,
                     }
                 ],
+                "more": 0,
             },
             {
                 "code": "MW018",
@@ -60,6 +61,7 @@ def test_shape() -> None:
                 "endLine": 1,
                 "endColumn": 1,
                 "related": [],
+                "more": 0,
             },
         ],
         "summary": {"errors": 1, "warnings": 0, "notes": 1},

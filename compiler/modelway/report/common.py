@@ -69,7 +69,7 @@ def counts(diagnostics: Iterable[Diagnostic]) -> dict[Severity, int]:
     """How many there are of each severity, the worst first, zeros included."""
     found = dict.fromkeys(sorted(Severity, reverse=True), 0)
     for diagnostic in diagnostics:
-        found[diagnostic.severity] += 1
+        found[diagnostic.severity] += 1 + diagnostic.more
     return found
 
 

@@ -92,6 +92,6 @@ def _escape_property(text: str) -> str:
 
 def _harmless(log: str) -> str:
     """``log`` with nothing that the runner takes for a command; nothing moves out of its column."""
-    log = _OLD_COMMAND.sub(r"\1⟦", log)
+    log = _OLD_COMMAND.sub(r"\1(", log)  # in ASCII, or what follows could close up to it
     # The listing begins every line with its own words; this holds if that ever changes.
     return _COLON_FIRST.sub(lambda found: "|" + found[0], log)

@@ -6,12 +6,15 @@
                       "message": "…", "hint": "…", "path": "specs/a.yaml", "line": 12, "column": 5,
                       "endLine": 12, "endColumn": 11,
                       "related": [{"message": "…", "path": "…", "line": …, "column": …,
-                                   "endLine": …, "endColumn": …}]}],
+                                   "endLine": …, "endColumn": …}],
+                      "more": 0}],
      "summary": {"errors": 1, "warnings": 0, "notes": 0}}
 
-Severities are ``error``, ``warning``, ``note``. Lines and columns count from 1, columns in code
-points, the end is exclusive. Every key is always there: without a hint it is the empty string. The
-order is the one given. A file name that is not UTF-8 is written with escapes (``\\udc80``).
+``more`` findings of the same code in the same document are counted and not listed; the last that is
+listed has their number. Severities are ``error``, ``warning``, ``note``. Lines and columns count
+from 1, columns in code points, the end is exclusive. Every key is always there: without a hint it is
+the empty string. The order is the one given. A file name that is not UTF-8 is written with escapes
+(``\\udc80``).
 """
 
 from __future__ import annotations
@@ -52,6 +55,7 @@ class DiagnosticData(Place):
     message: str
     hint: str
     related: list[RelatedData]
+    more: int
 
 
 class Summary(TypedDict):
@@ -99,6 +103,7 @@ def _diagnostic(diagnostic: Diagnostic) -> DiagnosticData:
         "endLine": end_line,
         "endColumn": end_column,
         "related": [_related(span, text) for span, text in diagnostic.related],
+        "more": diagnostic.more,
     }
 
 

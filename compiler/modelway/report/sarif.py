@@ -83,6 +83,8 @@ class _Results:
             "locations": [{"physicalLocation": self._place(diagnostic.span)}],
             "partialFingerprints": {_FINGERPRINT: self._fingerprint(diagnostic)},
         }
+        if diagnostic.more:
+            result["occurrenceCount"] = 1 + diagnostic.more
         if diagnostic.related:
             result["relatedLocations"] = [
                 {"id": number, "physicalLocation": self._place(span), "message": _message(words)}

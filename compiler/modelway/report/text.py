@@ -59,7 +59,9 @@ def render_text(
         else:
             parts.append(page.paint("strong", part) + "\n")
     if shown < len(diagnostics):
-        parts.append(f"{shown:,} of {len(diagnostics):,} are shown here; --format json lists all.\n")
+        total = sum(counts(diagnostics).values())
+        listed = "all" if total == len(diagnostics) else f"{len(diagnostics):,}"
+        parts.append(f"{shown:,} of {total:,} are shown here; --format json lists {listed}.\n")
     return "\n".join(parts) + "\n" + page.paint("strong", _summary(diagnostics)) + "\n"
 
 
@@ -79,8 +81,9 @@ def _select(diagnostics: Sequence[Diagnostic]) -> Iterator[Diagnostic | str]:
         yield from group[:_SAMPLE]
         rest = group[_SAMPLE:]
         name, where = title(code), counted(len({d.span.path for d in rest}), "file")
+        left = sum(counts(rest).values())
         what = code if name == code else f"{code} ({name[:1].lower()}{name[1:]})"
-        yield visible(f"… and {len(rest):,} more {what} in {where}")
+        yield visible(f"… and {left:,} more {what} in {where}")
 
 
 def _summary(diagnostics: Sequence[Diagnostic]) -> str:
