@@ -343,7 +343,8 @@ prints the version.
 |---|---|
 | 0 | done; for `serve`: ended by SIGTERM or SIGINT |
 | 1 | the settings or a file that they name are wrong; for `check`: something cannot be served |
-| 2 | the command line is wrong |
+| 2 | the command line is wrong, or a package is missing: the message names the extra to install |
+| 4 | a fault of Modelway: the message says how to report it |
 | 5 | `serve` could not load a model or open a port; `fetch` could not bring the file |
 | 130 | a second signal ended a server that still drained |
 

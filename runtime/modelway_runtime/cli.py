@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from modelway_runtime import __version__, logs
 from modelway_runtime.detection.commands import COMMANDS
+from modelway_runtime.extras import lacking
 from modelway_runtime.settings import (
     ApiKeyAuth,
     Audit,
@@ -30,13 +33,35 @@ from modelway_runtime.settings import (
     read,
 )
 
-FAILED, NOT_SERVED = 1, 5
+FAILED, USAGE, BUG, NOT_SERVED = 1, 2, 4, 5
+log = logging.getLogger(__name__)
 LATENCY_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _SETTINGS = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Commands(click.Group):
+    """What no command expects: a package that is missing is one line, our own fault says how to report it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            _fail(f"{where}{error.strerror or error}", NOT_SERVED)
+        except Exception as error:  # noqa: BLE001  # the last resort: our fault must not look like the user's
+            command = ctx.invoked_subcommand or ""
+            missing = isinstance(error, ImportError) and lacking(
+                error, f"`{ctx.info_name} {command}`", command
+            )
+            if missing:
+                _fail(missing, USAGE)
+            _bug(error, command)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="modelway-runtime")
 def main() -> None:
     """Serve models over the Open Inference Protocol (REST and gRPC), and detect what a release changed."""
@@ -300,12 +325,25 @@ class _Progress:
         self._bar.update(done - self._bar.pos)
 
 
-def _fail(message: str, code: int) -> None:
+def _bug(error: Exception, command: str) -> NoReturn:
+    """A process that stays has no second chance to show where it failed: its log has all of it."""
+    text = f"this is our fault, not yours: {type(error).__name__}: {error}"
+    if command in ("serve", "watch", "gate"):
+        log.critical("%s. Please report it with these lines.", text, exc_info=error)
+    elif os.environ.get("MODELWAY_TRACEBACK"):
+        click.echo(f"modelway-runtime: {text}\n{''.join(traceback.format_exception(error))}", err=True)
+    else:
+        more = "Please report it with the output under MODELWAY_TRACEBACK=1."
+        click.echo(f"modelway-runtime: {text}\n{more}", err=True)
+    _end(BUG)
+
+
+def _fail(message: str, code: int) -> NoReturn:
     click.echo(f"error: {message}", err=True)
     _end(code)
 
 
-def _end(code: int) -> None:
+def _end(code: int) -> NoReturn:
     """Exit at once: Python would wait for a thread that loads or computes, and none can be interrupted."""
     sys.stdout.flush()
     sys.stderr.flush()

@@ -288,16 +288,14 @@ def _put(text: str, output: Path | None) -> None:
 @contextlib.contextmanager
 def _failing() -> Iterator[None]:
     """Expected failures end with a line on standard error and an exit code."""
-    try:
-        from modelway_runtime.detection.forge import ForgeFailed
-        from modelway_runtime.detection.history import HistoryFailed, NothingSeen
-        from modelway_runtime.detection.listening import CannotListen
-        from modelway_runtime.detection.memory import MemoryFailed
-        from modelway_runtime.detection.replay import CannotReplay
-        from modelway_runtime.detection.targets import WrongQuestion
-        from modelway_runtime.settings import WrongSettings
-    except ModuleNotFoundError as error:
-        _lacks(error)
+    from modelway_runtime.detection.forge import ForgeFailed
+    from modelway_runtime.detection.history import HistoryFailed, NothingSeen
+    from modelway_runtime.detection.listening import CannotListen
+    from modelway_runtime.detection.memory import MemoryFailed
+    from modelway_runtime.detection.replay import CannotReplay
+    from modelway_runtime.detection.targets import WrongQuestion
+    from modelway_runtime.settings import WrongSettings
+
     try:
         yield
     except WrongSettings as error:
@@ -306,16 +304,8 @@ def _failing() -> Iterator[None]:
         _fail(str(error), USAGE)
     except (HistoryFailed, ForgeFailed, NothingSeen, MemoryFailed, CannotListen, CannotReplay) as error:
         _fail(str(error), FAILED)
-    except ModuleNotFoundError as error:
-        _lacks(error)
     except OSError as error:
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}", FAILED)
-
-
-def _lacks(error: ModuleNotFoundError) -> NoReturn:
-    if (error.name or "").startswith("modelway_runtime"):
-        raise error
-    _fail(f"this command needs more ({error.name}): install modelway[detect]", USAGE)
 
 
 @contextlib.contextmanager

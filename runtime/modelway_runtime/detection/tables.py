@@ -19,6 +19,7 @@ from modelway_runtime.detection.evidence import Array
 from modelway_runtime.detection.history import STEP_S, HistoryFailed
 from modelway_runtime.detection.measuring import Answer, Grid, finite
 from modelway_runtime.detection.openmetrics import LATEST_S
+from modelway_runtime.extras import lacking
 
 TIME, LOAD, VERSION, HASH = "time", "load", "version", "hash"
 MOST_ROWS = 50_000_000
@@ -261,10 +262,8 @@ def read_parquet(path: str | os.PathLike[str]) -> Table:
     try:
         import pyarrow
         import pyarrow.parquet
-    except ImportError:
-        raise HistoryFailed(
-            f"{where}: Parquet needs pyarrow, which is not installed: `pip install pyarrow`, or give a CSV."
-        ) from None
+    except ImportError as error:
+        raise HistoryFailed(f"{where}: {lacking(error, 'Parquet') or error}, or give a CSV.") from None
     with open(path, "rb") as file:
         try:
             source = pyarrow.parquet.ParquetFile(file)

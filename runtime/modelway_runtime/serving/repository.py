@@ -21,6 +21,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from modelway_runtime.extras import lacking
 from modelway_runtime.serving.backends.base import LoadError, Model
 from modelway_runtime.serving.errors import InferenceError, not_found
 from modelway_runtime.serving.metrics import ModelMetrics, ServerMetrics
@@ -241,12 +242,15 @@ def give_back() -> None:
 
 def _load_weights(spec: Served, path: Path, device: Device, *, trusted: bool) -> Model:
     """The backend of the format; imported when its first model comes, because torch takes seconds."""
+    try:
+        if spec.format == "onnx":
+            from modelway_runtime.serving.backends import onnx_backend
+        else:
+            from modelway_runtime.serving.backends import torch_backend
+    except ImportError as error:  # no such package, or a library that it lacks
+        raise LoadError(lacking(error, "this model") or str(error)) from None
     if spec.format == "onnx":
-        from modelway_runtime.serving.backends import onnx_backend
-
         return onnx_backend.load(path, spec, device)
-    from modelway_runtime.serving.backends import torch_backend
-
     return torch_backend.load(path, spec, device, trusted=trusted)
 
 

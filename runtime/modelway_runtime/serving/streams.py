@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from modelway_runtime.extras import lacking
+
 STALL_S = 30.0
 """The longest that a server may take to connect or to send the next byte."""
 ATTEMPTS = 3
@@ -254,7 +256,5 @@ def _patience(aiohttp: Any) -> Any:
 def _package(name: str) -> Any:
     try:
         return importlib.import_module(name)
-    except ImportError:
-        raise SourceError(
-            f"this source needs the package {name.partition('.')[0]}; install modelway[runtime]"
-        ) from None
+    except ImportError as error:
+        raise SourceError(lacking(error, "this source") or str(error)) from None

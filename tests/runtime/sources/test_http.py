@@ -214,7 +214,7 @@ def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.M
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, package, None)
             patch.setitem(sys.modules, f"{package}.core", None)
-            with pytest.raises(SourceError, match=rf"package {package}; install modelway\[runtime\]"):
+            with pytest.raises(SourceError, match=rf"needs {package}: pip install 'modelway\[runtime\]'"):
                 fetch(source, None, tmp_path)
 
 
