@@ -30,7 +30,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 Json = dict[str, Any]
 Shape = Sequence[int | str]
-_RUNTIME = Path(__file__).resolve().parents[2] / "runtime"
+RUNTIME = Path(__file__).resolve().parents[2] / "runtime"
 STARTS_IN_S = 60.0
 """How long a server may take until it is ready; much more than it needs, for a busy machine."""
 
@@ -172,7 +172,7 @@ def _serving(
     scheme: str = "http",
 ) -> Iterator[Server]:
     """Standard error goes to a file; standard output (the audit log) to another beside it."""
-    path = os.pathsep.join(filter(None, (str(_RUNTIME), os.environ.get("PYTHONPATH"))))
+    path = os.pathsep.join(filter(None, (str(RUNTIME), os.environ.get("PYTHONPATH"))))
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "stderr"
         with open(log, "wb") as errors, open(Path(folder) / "stdout", "wb") as output:
@@ -400,6 +400,16 @@ def two_of_two() -> onnx.ModelProto:
             helper.make_node("Add", ["a", "b"], ["sum"]),
             helper.make_node("Sub", ["a", "b"], ["difference"]),
         ],
+    ).model()
+
+
+def wide_interface(inputs: int) -> onnx.ModelProto:
+    """``sum`` of so many inputs with long names, all FP32 [rows, 512]."""
+    names = [f"{'long-' * 8}{number}" for number in range(inputs)]
+    return Graph(
+        [_tensor(name, "FP32", ("rows", 512)) for name in names],
+        [_tensor("sum", "FP32", ("rows", 512))],
+        [helper.make_node("Sum", names, ["sum"])],
     ).model()
 
 

@@ -15,7 +15,7 @@ from modelway_runtime.settings import Tls
 
 
 def server_context(tls: Tls) -> ssl.SSLContext:
-    """For the HTTP listener: TLS 1.2 or newer, client certificates required where a CA is given.
+    """For the HTTP listener: TLS 1.2 or newer; with a client CA 1.3 and the clients' certificates.
 
     Raises ConfigError, with what to do. Whoever changes the context by hand loses that at ``reload``.
     """
@@ -86,9 +86,10 @@ def _require_client(context: ssl.SSLContext, ca_file: str) -> None:
             f"`tls.client_ca_file`: {ca_file} holds no CA certificates ({_reason(error)}); give them as PEM"
         ) from None
     context.verify_mode = ssl.CERT_REQUIRED
-    # A resumed session would not be verified against the CA of today: TLS 1.3 and 1.2 resume by tickets.
+    # A resumed session would not be verified against the CA of today. TLS 1.3 resumes by tickets only; 1.2
+    # also by the session's id, and Python cannot switch OpenSSL's cache of those off.
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0
-    context.options |= ssl.OP_NO_TICKET
 
 
 def _usable(tls: Tls, known: tuple[bytes, ...] = ()) -> tuple[bytes, ...]:

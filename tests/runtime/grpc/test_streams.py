@@ -12,7 +12,7 @@ import pytest
 
 from modelway_runtime.serving.grpc.infer import STREAM_IN_FLIGHT
 from modelway_runtime.serving.grpc.server import GrpcServer
-from tests.runtime.grpc.grpc_helpers import ArithmeticCore, X, request_of, stream_of, with_channel
+from tests.runtime.grpc.grpc_helpers import TOKEN, ArithmeticCore, X, request_of, stream_of, with_channel
 
 Code = grpc.StatusCode
 Channel: TypeAlias = grpc.aio.Channel
@@ -43,6 +43,20 @@ def test_a_stream_answers_in_order_and_survives_errors() -> None:
         assert sorted(await core.statuses(7)) == [200, 200, 200, 400, 429, 429, 500]
 
     with_channel(test)
+
+
+def test_a_stream_does_not_outlive_the_key_that_opened_it() -> None:
+    async def test(channel: Channel, core: ArithmeticCore, _server: GrpcServer) -> None:
+        call = stream_of(channel, metadata=(("authorization", TOKEN),))
+        await call.write(request_of("echo", {"x": X}, id="a"))
+        assert (await call.read()).infer_response.id == "a"
+        core.token = "Bearer another"
+        await call.write(request_of("echo", {"x": X}, id="b"))
+        answer = await call.read()
+        assert (answer.infer_response.id, answer.error_message) == ("b", "no or unknown credentials")
+        assert await core.statuses(2) == [200, 401]
+
+    with_channel(test, token=TOKEN)
 
 
 def test_a_stream_computes_a_bounded_number_at_a_time() -> None:

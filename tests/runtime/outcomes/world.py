@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import threading
 import time
 from collections import Counter
@@ -199,7 +200,7 @@ def started(folder: Path, **changes: Any) -> Iterator[World]:
         environment = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}",
             "OTEL_BSP_SCHEDULE_DELAY": "50",
-            "PYTHONPATH": str(site),
+            "PYTHONPATH": os.pathsep.join((str(site), str(serving.RUNTIME))),
         }
         with serving.serving_settings(settings, environment=environment) as server:
             yield World(server, collector)

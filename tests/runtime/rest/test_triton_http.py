@@ -177,6 +177,43 @@ def test_many_at_once_get_each_its_own_answer(server: Server) -> None:
     asyncio.run(run())
 
 
+def test_the_asynchronous_client_reads_large_answers_on_every_path(tmp_path: Path) -> None:
+    """It asks for compressed answers and can read such answers to inference only."""
+    name = "a" * 63
+    serving.write_model(tmp_path, name, serving.wide_interface(40))
+    for number in range(12):
+        serving.write_model(tmp_path, f"{'b' * 60}{number}", serving.mlp())
+
+    async def ask(port: int) -> None:
+        async with triton_aio.InferenceServerClient(f"127.0.0.1:{port}") as client:
+            assert len((await client.get_model_metadata(name))["inputs"]) == 40
+            assert len((await client.get_model_config(name))["input"]) == 40
+            assert len((await client.get_inference_statistics())["model_stats"]) == 13
+            assert len(await client.get_model_repository_index()) == 13
+            assert (await client.get_server_metadata())["name"] == "modelway"
+            inputs = [given("one", np.zeros((1, 1), np.float32), of=triton_aio)]
+            with pytest.raises(InferenceServerException, match=r"is missing: .* takes") as refusal:
+                await client.infer(name, inputs)
+            assert len(str(refusal.value)) > 1024
+            inputs = [
+                given(f"{'long-' * 8}{number}", np.full((1, 512), number, np.float32), of=triton_aio)
+                for number in range(40)
+            ]
+            for algorithm in (None, "gzip", "deflate"):
+                asked = {"response_compression_algorithm": algorithm} if algorithm else {}
+                result = await client.infer(name, inputs, **asked)
+                assert (result.as_numpy("sum") == sum(range(40))).all()
+            await client.unload_model(name)
+
+    with serving.serving_folder(tmp_path) as running:
+        asyncio.run(ask(running.http_port))
+        for path in (f"/v2/models/{name}", "/v2/models/stats", "/v2/openapi.json"):
+            answer = running.ask("GET", path, headers={"Accept-Encoding": "gzip, deflate"})
+            assert "content-encoding" not in answer.headers
+            if name not in path:
+                assert len(answer.body) > 1024
+
+
 def yardstick() -> Path | None:
     named = os.environ.get("MODELWAY_BENCH")
     folder = Path(named) if named else Path(__file__).resolve().parents[4] / "shared/bench/serving"

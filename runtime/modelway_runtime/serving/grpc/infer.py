@@ -28,7 +28,7 @@ from modelway_runtime.serving.grpc.rpc import (
     status_of,
     traceparent,
 )
-from modelway_runtime.serving.values import NOBODY, Call, Client, InferenceRequest, InferenceResponse
+from modelway_runtime.serving.values import Call, Client, InferenceRequest, InferenceResponse
 
 log = logging.getLogger(__name__)
 
@@ -116,12 +116,12 @@ class InferenceRpcs:
         if rpc.own_id:
             await echo(rpc)
         try:
-            client = self._core.authenticate(rpc.headers.get("authorization"))
+            self._core.authenticate(rpc.headers.get("authorization"))
         except InferenceError as error:
             await self._refuse(rpc, self._core.begin(_call(rpc, "stream")), error)
         unsent: set[Account] = set()
         try:
-            await self._answer_all(requests, rpc, client, unsent)
+            await self._answer_all(requests, rpc, unsent)
         finally:
             for account in unsent:
                 account.close(*self._broken_off(rpc))
@@ -153,9 +153,7 @@ class InferenceRpcs:
             raise
         return encode_response(response, request.id)
 
-    async def _answer_all(
-        self, requests: AsyncIterator[bytes], rpc: Rpc, client: Client, unsent: set[Account]
-    ) -> None:
+    async def _answer_all(self, requests: AsyncIterator[bytes], rpc: Rpc, unsent: set[Account]) -> None:
         """Answer a stream; ``unsent`` holds the accounts of what was read and is not answered yet."""
         room = asyncio.Semaphore(STREAM_IN_FLIGHT)
         answers: asyncio.Queue[asyncio.Task[StreamAnswer] | None] = asyncio.Queue()
@@ -165,7 +163,7 @@ class InferenceRpcs:
                 try:
                     await room.acquire()
                     async for data in requests:
-                        account = self._core.begin(_call(rpc, "stream", client))
+                        account = self._core.begin(_call(rpc, "stream"))
                         unsent.add(account)
                         answers.put_nowait(group.create_task(self._stream_answer(data, rpc, account)))
                         await room.acquire()
@@ -187,6 +185,8 @@ class InferenceRpcs:
     async def _stream_answer(self, data: bytes, rpc: Rpc, account: Account) -> StreamAnswer:
         """The answer to one request of a stream, which an error does not end."""
         try:
+            # With each message: a stream may outlive the key or token that opened it.
+            account.call.client = self._core.authenticate(account.call.authorization)
             message = await self._inferred(data, account)
             message.parameters["triton_final_response"].bool_param = True
             answer = serialized(messages.ModelStreamInferResponse(infer_response=message), self._max_bytes)
@@ -221,9 +221,8 @@ class InferenceRpcs:
         return Outcome(499, "disconnected")
 
 
-def _call(rpc: Rpc, method: str, client: Client = NOBODY) -> Call:
+def _call(rpc: Rpc, method: str) -> Call:
     return Call(
-        client=client,
         connection=Connected(),
         request_id=rpc.request_id,
         traceparent=traceparent(rpc),
