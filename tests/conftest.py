@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("fixed", derandomize=True, database=None)
-settings.register_profile("random", derandomize=False, print_blob=True)
+# How long an example takes on a busy machine is no property.
+timeless = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("fixed", derandomize=True, database=None, **timeless)
+settings.register_profile("random", derandomize=False, print_blob=True, **timeless)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))

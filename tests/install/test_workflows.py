@@ -30,6 +30,7 @@ def test_the_oldest_of_each_python_is_tried_and_required() -> None:
     assert all(version.endswith(".0") for version in tried[:-1])
     assert tried[-1].count(".") == 1, "the newest patch of the newest"
     assert "make oldest" in runs(jobs("ci")["python"])
+    assert "make oldest" in (ROOT / ".ci" / "run").read_text(), "Debian's own"
     assert set(jobs("ci")["gate"]["needs"]) == set(jobs("ci")) - {"gate"}
 
 
