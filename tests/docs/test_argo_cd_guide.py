@@ -81,6 +81,16 @@ def test_an_application_has_one_model() -> None:
         assert len([*folder.glob("rollout-*.yaml"), *folder.glob("deployment-*.yaml")]) <= 1, folder
 
 
+def test_the_detector_asks_for_these_applications() -> None:
+    """The shop's environment, and the guide to the detector, name them as the ApplicationSet does."""
+    _, every, _ = objects()
+    name = every["spec"]["template"]["metadata"]["name"]
+    asked = name.replace("search", "{team}").replace("{{.path.basenameNormalized}}", "{model}")
+    prod = yaml.safe_load((ROOT / "specs/environments/prod.yaml").read_text())
+    assert prod["spec"]["detector"]["argocd"]["application"] == asked
+    assert f'application: "{asked}"' in (GUIDES / "detector.md").read_text("utf-8")
+
+
 def test_its_project_is_not_taken_from_a_folder() -> None:
     project, every, _ = objects()
     assert every["spec"]["template"]["spec"]["project"] == project["metadata"]["name"]

@@ -85,11 +85,27 @@ class Publish(Value, frozen=True, kw_only=True):
     ] = None
 
 
+_PART = r"[a-z0-9]|\{team\}|\{model\}"
+ApplicationName = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=rf"^({_PART})(({_PART}|-)*({_PART}))?$",
+        max_length=63,
+        title="lower-case letters, digits, inner hyphens, {team} and {model}",
+    ),
+]
+
+
 class ArgoCd(Value, frozen=True, kw_only=True):
     """Whose synced revision is the commit that runs."""
 
     url: Annotated[HttpUrl, doc("Argo CD's address.", "https://argocd.shop.example")]
-    application: Annotated[Name, doc("The Application that brings the models.", "prod-models")]
+    application: Annotated[
+        ApplicationName,
+        doc(
+            "The Application that brings a model; `{team}` and `{model}` stand for its names.", "prod-{team}"
+        ),
+    ]
     secret: Annotated[Name, doc("Secret with the `token` of a reader.", "argocd-token")] = _ARGOCD_SECRET
 
 
@@ -154,7 +170,7 @@ class Detector(Value, frozen=True, kw_only=True):
         ArgoCd | None,
         doc(
             "Tells which commit runs; the history of the repository does where it is left out.",
-            {"url": "https://argocd.shop.example", "application": "prod-models"},
+            {"url": "https://argocd.shop.example", "application": "prod-{team}-{model}"},
         ),
     ] = None
     prometheus: Annotated[

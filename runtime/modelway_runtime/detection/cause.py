@@ -13,6 +13,7 @@ import itertools
 import logging
 import re
 from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
 
 import msgspec
 import requests
@@ -93,7 +94,7 @@ def find(
 
     Argo CD that cannot be asked is logged and done without.
     """
-    revision = _revision(argocd, rollout.started_at) if argocd else None
+    revision = _revision(argocd, rollout.started_at, team, model) if argocd else None
     folder = f"{settings.folder}/{environment}/{team}/{model}"
     for sha in _candidates(forge, folder, revision or settings.branch, rollout.started_at):
         pulls = _merged(forge, sha, settings.branch)
@@ -153,10 +154,11 @@ def _on_main(forge: Forge, sha: str, pull: _Pull | None) -> str:
     return merge if len(forge.get(f"/git/commits/{merge}", _GitCommit).parents) > 1 else sha
 
 
-def _revision(argocd: ArgoCd, started_at: datetime) -> str | None:
+def _revision(argocd: ArgoCd, started_at: datetime, team: str, model: str) -> str | None:
     """The revision that was synced when the rollout started; None, with a line in the log, if unknown."""
+    name = argocd.application.replace("{team}", team).replace("{model}", model)
     try:
-        status = _application(argocd).status
+        status = _application(argocd, name).status
     except _ArgoCdFailed as failed:
         _log.warning("%s; the history of the main branch is used instead", failed)
         return None
@@ -168,7 +170,7 @@ def _revision(argocd: ArgoCd, started_at: datetime) -> str | None:
         return revision
     _log.warning(
         "Argo CD names no Git revision of %s; the history of the main branch is used instead",
-        argocd.application,
+        name,
     )
     return None
 
@@ -178,8 +180,8 @@ def _synced_at(entry: _Synced) -> datetime | None:
     return at if at is None or at.tzinfo else at.replace(tzinfo=UTC)
 
 
-def _application(argocd: ArgoCd) -> _Application:
-    url = f"{argocd.url.rstrip('/')}/api/v1/applications/{argocd.application}"
+def _application(argocd: ArgoCd, name: str) -> _Application:
+    url = f"{argocd.url.rstrip('/')}/api/v1/applications/{quote(name, safe='')}"
     try:
         with open(argocd.token_file, encoding="utf-8") as file:
             token = file.read().strip()

@@ -99,9 +99,13 @@ class Publish(Value, frozen=True):
     app: App | None
 
 
+_PART = r"[a-z0-9]|\{team\}|\{model\}"
+
+
 class ArgoCd(Value, frozen=True):
     url: Url
-    application: Name
+    application: Annotated[str, Meta(max_length=63, pattern=rf"\A({_PART})(({_PART}|-)*({_PART}))?\Z")]
+    """``{team}`` and ``{model}`` stand for the names of the model that was released."""
     token_file: File
 
 

@@ -109,7 +109,9 @@ def test_a_hostile_name_is_only_a_folder(github: GitHub, tmp_path: Path) -> None
 
 
 @contextmanager
-def argocd_answers(status: int, application: Any, folder: Path) -> Iterator[tuple[ArgoCd, list[str]]]:
+def argocd_answers(
+    status: int, application: Any, folder: Path, name: str = "shop-prod"
+) -> Iterator[tuple[ArgoCd, list[str]]]:
     """An Argo CD API that gives one application to whoever has the token."""
     asked: list[str] = []
 
@@ -132,7 +134,7 @@ def argocd_answers(status: int, application: Any, folder: Path) -> Iterator[tupl
     thread.start()
     try:
         url = f"http://127.0.0.1:{server.server_address[1]}"
-        yield ArgoCd(url=url, application="shop-prod", token_file=str(folder / "argocd")), asked
+        yield ArgoCd(url=url, application=name, token_file=str(folder / "argocd")), asked
     finally:
         server.shutdown()
         server.server_close()
@@ -165,6 +167,22 @@ def test_argocd_tells_what_was_synced_when_it_started(github: GitHub, tmp_path: 
     assert commit == Commit(sha=sha, found_by="argocd")
     assert pull is not None
     assert pull.number == number
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "path"),
+    [
+        ("prod-{team}-{model}", "ranker", "prod-search-ranker"),
+        ("prod-{team}", "ranker", "prod-search"),
+        ("{model}", "../../x?y#z", "..%2F..%2Fx%3Fy%23z"),
+    ],
+)
+def test_argocd_is_asked_for_the_application_of_the_model(
+    github: GitHub, tmp_path: Path, name: str, model: str, path: str
+) -> None:
+    with argocd_answers(404, {}, tmp_path, name) as (argocd, asked):
+        find(github, tmp_path, soon(), argocd, model)
+    assert asked == [f"/api/v1/applications/{path}"]
 
 
 @pytest.mark.parametrize(
