@@ -13,6 +13,7 @@ import yaml
 from modelway import workspace
 from modelway.workspace import Outcome
 from tests.lower.test_traps_of_specs import ALL, environment, model, resource
+from tests.support import argocd
 from tests.support.spec_text import Text, dump
 
 Json = dict[str, Any]
@@ -91,6 +92,26 @@ def test_the_order_that_the_hint_names_is_silent(shop: Shop) -> None:
     for least in (4, 1):
         outcome = shop.compile(minReplicas=least, maxReplicas=8, strict=True)
         assert (outcome.code, codes(outcome)) == (workspace.OK, [])
+
+
+@pytest.mark.parametrize("server_side", [False, True], ids=["client-side", "server-side"])
+@pytest.mark.parametrize("least", [1, 2, 4])
+def test_no_apply_takes_a_pod_away(shop: Shop, least: int, *, server_side: bool) -> None:
+    """The cluster's count after each tree is applied, before the scaler has looked at anything."""
+
+    def tree() -> Json:
+        return dict(yaml.safe_load(shop.file.read_bytes()))
+
+    shop.compile(minReplicas=4)
+    before = tree()
+    live = argocd.apply(None, before, None, server_side=server_side)
+    shop.compile(minReplicas=least, maxReplicas=8)
+    after = argocd.apply(live, tree(), before, server_side=server_side)
+    assert after["spec"]["replicas"] == 4
+    without = tree()
+    del without["spec"]["replicas"]
+    fallen = argocd.apply(live, without, before, server_side=server_side)
+    assert fallen["spec"].get("replicas", 1) == 1, "the model can fail: a line that goes is one pod"
 
 
 def test_under_a_scaler_the_line_only_rises(shop: Shop) -> None:
