@@ -86,6 +86,9 @@ As Argo CD 3.5.1 sees it. A wave begins when all objects of the waves before it 
 is not awaited. So what an object needs is in its wave or before it, and nothing comes after a kind that may
 last: it is Progressing or Suspended for as long as a release, a run or a person wants.
 
+An object may need: its consumer, the workload that mounts it; what its pods name; references, what it names
+itself; its target, the workload that it scales; its backends, the Services behind it; its store or issuer.
+
 | kind | group | healthy when | needs | may last |
 |---|---|---|---|---|
 {health}
