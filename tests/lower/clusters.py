@@ -277,6 +277,14 @@ def gate_query(metric: Json) -> str:
     return str(found)
 
 
+def gate_limit(metric: Json) -> float:
+    """The limit of the spec: a watch counts how often it was broken."""
+    (text,) = re.findall(r"> bool ([\d.]+)\)", gate_query(metric)) or re.findall(
+        r"<= ([\d.]+)$", metric["successCondition"]
+    )
+    return float(text)
+
+
 def expressions(cluster: Cluster) -> Iterator[tuple[str, str]]:
     """(where, PromQL) of everything that asks Prometheus."""
     for name, rule in cluster.rules():

@@ -46,7 +46,8 @@ def _evaluate(condition: str, result: Sequence[float]) -> bool | None:
 
 @dataclass(frozen=True)
 class Tally:
-    """What a run has counted of a metric. An error is no measurement: it does not count."""
+    """What a run has counted of a metric (1.9.1, ``runMeasurements``). An error is no measurement: it does not
+    count, but it breaks a row of successes."""
 
     count: int = 0
     failed: int = 0
@@ -62,7 +63,7 @@ class Tally:
                 self.failed,
                 self.inconclusive,
                 self.errors_in_a_row + 1,
-                self.successes_in_a_row,
+                0,
                 self.successes,
             )
         return Tally(

@@ -10,7 +10,6 @@ import pytest
 
 from modelway.diagnostics import Severity
 from modelway.lower import names
-from modelway.lower.rollout import GATE_ERRORS
 from modelway.pipeline import Compilation, compile_specs
 from modelway.sources import SourceFile
 from modelway_runtime.detection.settings import parse
@@ -426,14 +425,14 @@ def test_no_gate_passes_without_two_good_verdicts() -> None:
             assert tally.failed == 2
 
 
-def test_a_detector_that_is_away_does_not_abort_at_once() -> None:
+def test_a_detector_that_is_away_aborts_nothing() -> None:
+    """A day of it: ten seconds lie between errors (argo-rollouts 1.9.1, ``DefaultErrorRetryInterval``)."""
     _, metric = gate_of(shop_of(alert("a")))
     tally = Tally()
-    for _ in range(GATE_ERRORS):
+    for _ in range(24 * 360):
         tally = tally.after(ERROR)
         assert assess(metric, tally) == RUNNING
     assert go_duration(metric["interval"]) == 60
-    assert GATE_ERRORS * 10 >= 3600, "seconds between errors: Rollouts' DefaultErrorRetryInterval"
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from tests.lower.clusters import (
     Cluster,
     clusters,
     expressions,
+    gate_limit,
     gate_metrics,
 )
 from tests.support import shop
@@ -95,8 +96,7 @@ def _asked_bounds(cluster: Cluster) -> Iterator[tuple[str, str, float, str]]:
         if metric["name"] in ("latency", "queue-time"):
             meta = one["metadata"]
             work = cluster.workload(meta["namespace"], meta["labels"][names.NAME])
-            limit = float(re.findall(r"<= ([\d.]+)$", metric["successCondition"])[0])
-            yield work.namespace, work.settings["model"], limit, meta["name"]
+            yield work.namespace, work.settings["model"], gate_limit(metric), meta["name"]
 
 
 def test_histograms_hold_every_threshold_and_a_bound_above(cluster: Cluster) -> None:

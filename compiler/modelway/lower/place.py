@@ -8,12 +8,13 @@ from modelway.diagnostics import Diagnostic
 from modelway.emit import emit
 from modelway.lower import access, capacity, monitoring, names, routes, scaling, serving, settings
 from modelway.lower.alerts import Watched, rule_groups
+from modelway.lower.analysis import asks_detector, templates
 from modelway.lower.detector import detector
 from modelway.lower.forms import steps_down, steps_down_of_environment
 from modelway.lower.gate import smoke_run
 from modelway.lower.objects import KubeObject, Output, PlainFile, json_text, metadata
 from modelway.lower.platform import platform
-from modelway.lower.rollout import asks_detector, rollout, templates
+from modelway.lower.rollout import rollout
 from modelway.lower.transitions import Standing, ownership
 from modelway.lower.workload import Workload, latency_bounds, workload
 from modelway.resolve import Deployed, Place, Resolved, deployed, watched_by

@@ -46,6 +46,19 @@ def seconds(milliseconds: int) -> str:
     return number(Decimal(milliseconds) / 1000)
 
 
+def duration(milliseconds: int) -> str:
+    """``120000`` -> ``2m``; whole minutes, whole seconds, or milliseconds."""
+    for unit, length in (("m", 60_000), ("s", 1000)):
+        if milliseconds % length == 0:
+            return f"{milliseconds // length}{unit}"
+    return f"{milliseconds}ms"
+
+
+def rate_window(scrape_ms: int, least_ms: int) -> int:
+    """What a rate is taken over: four scrapes at least, so that two are left when every other one fails."""
+    return max(least_ms, 4 * scrape_ms)
+
+
 @lru_cache(maxsize=1024)
 def bucket(milliseconds: int) -> str:
     """The label ``le`` of a bucket as the runtime writes it: a float, ``0.25`` or ``1.0``, and in Go's
