@@ -186,6 +186,14 @@ def test_with_runtime_the_server_works_and_the_detector_says_what_it_lacks(
         done = server.run("modelway-runtime", *arguments, cwd=tmp_path)
         assert done.returncode == 0, (arguments, done.stderr)
     assert is_lacking(judged(server, tmp_path), "detect")
+    (tmp_path / "x.json").write_text("{}")
+    for arguments in (
+        ("watch", "--settings", "x.json"),
+        ("gate", "--settings", "x.json"),
+        ("replay", "x.json"),
+    ):
+        done = server.run("modelway-runtime", *arguments, cwd=tmp_path)
+        assert is_lacking(done, "detect"), (arguments, done.returncode, done.stderr)
 
 
 def test_torch_weights_without_torch_are_one_model_that_is_not_served(
@@ -212,6 +220,21 @@ def test_torch_weights_that_come_later_do_not_end_the_server(server: Environment
         assert 400 <= status < 600
         x = np.ones((1, serving.MLP_INPUTS), np.float32)
         np.testing.assert_allclose(answer_of(ports["http"], x), serving.mlp_answer(x).ravel(), rtol=1e-4)
+
+
+def test_a_restart_without_its_extra_is_a_failed_restart(detector: Environment, tmp_path: Path) -> None:
+    program = """
+from types import SimpleNamespace
+from modelway_runtime.detection.restart import RestartFailed, respond_restart
+try:
+    respond_restart(SimpleNamespace(workload="Deployment", namespace="n", job="j"), "2026-11-21T12:00:00Z")
+except RestartFailed as error:
+    print(error)
+"""
+    done = detector.run("python", "-c", program, cwd=tmp_path)
+    assert done.stdout == (
+        "the response `restart` needs kubernetes: pip install 'modelway[detect,restart]'\n"
+    ), done.stderr
 
 
 # The last resort

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from modelway_runtime.detection.settings import Watched
+from modelway_runtime.extras import lacking
 
 TIMEOUT_S = (5, 20)
 """To connect, and until the answer."""
@@ -21,8 +22,11 @@ def respond_restart(watched: Watched, at: str) -> None:
     ``at`` is RFC 3339; the same ``at`` again restarts nothing. The pod's service account is used, elsewhere
     the current context of the kubeconfig. Raises RestartFailed.
     """
-    import urllib3
-    from kubernetes import client
+    try:
+        import urllib3
+        from kubernetes import client
+    except ImportError as error:
+        raise RestartFailed(lacking(error, "the response `restart`") or str(error)) from None
 
     assert watched.workload is not None, "the settings see to it"
     group, version, plural = _KINDS[watched.workload]
