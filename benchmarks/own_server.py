@@ -76,6 +76,7 @@ def served(name: str, weights: Path, *, timeout_ms: float = 10_000, version: str
         "lineage_digest": None,
         "inputs": {},
         "outputs": {},
+        "rows": None,
         "instances": 1,
         "warm_up": {"rows": [1, 8, 32]},
         "batching": {"max_rows": 32, "max_delay_ms": 0, "preferred_rows": []},

@@ -352,6 +352,7 @@ def _limits(place: Place, _: Catalog) -> Iterator[Diagnostic]:
         if milliseconds(batching.max_delay) >= milliseconds(serving.timeouts.queue):
             text = f"maxDelay {batching.max_delay} is not below the queue's timeout {serving.timeouts.queue}"
             yield diagnostic("MW212", model.span(*at, "batching", "maxDelay"), text)
+        yield from _rows(model)
         if not serving.protocols.rest and not serving.protocols.grpc:
             text = "nobody can call a model without REST and without gRPC"
             yield diagnostic("MW212", model.key_span(*at, "protocols"), text, "switch one of them on")
@@ -360,6 +361,25 @@ def _limits(place: Place, _: Catalog) -> Iterator[Diagnostic]:
         if resource is not None and amount(serving.cache.size) >= amount(resource.spec.spec.memory):
             text = f"a cache of {serving.cache.size} does not fit in {resource.spec.spec.memory} of memory"
             yield diagnostic("MW212", model.span(*at, "cache", "size"), text)
+
+
+def _rows(model: Resolved[Model]) -> Iterator[Diagnostic]:
+    """What is said of rows must hold for the tensors and for the batching."""
+    interface, batching = model.spec.spec.interface, model.spec.spec.serving.batching
+    if interface.rows == "none":
+        if batching.max_rows > 1:
+            text = f"batches of {batching.max_rows} rows of a model whose rows are none"
+            hint = "leave batching.maxRows out, or declare interface.rows: first"
+            yield diagnostic("MW222", model.span("spec", "serving", "batching", "maxRows"), text, hint)
+        return
+    for side, tensors in (("inputs", interface.inputs), ("outputs", interface.outputs)):
+        for name, tensor in tensors.items():
+            if interface.rows is not None and tensor.shape[0] != -1:
+                text = (
+                    f"rows is {interface.rows}, but the first dimension of {name} is always {tensor.shape[0]}"
+                )
+                at = ("spec", "interface", side, name, "shape", 0)
+                yield diagnostic("MW222", model.span(*at), text, "write -1 for it, or rows: none")
 
 
 _ROWS_HINT = "raise batching.maxRows, or lower it"

@@ -108,6 +108,7 @@ CODES: dict[str, Code] = {
     "MW219": Code(_E, "A response that has no means"),
     "MW220": Code(_E, "Two alerts give one name to different patterns"),
     "MW221": Code(_W, "Too little history for a verdict"),
+    "MW222": Code(_E, "Rows that the model does not have"),
     "MW401": Code(_W, "A canary or blue-green rollout becomes a plain one"),
     "MW402": Code(_W, "A scaled model gets a fixed number of replicas"),
     "MW403": Code(_N, "Weights are fetched by an init container"),

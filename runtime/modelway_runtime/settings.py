@@ -76,6 +76,7 @@ class Served(Value, frozen=True):
     lineage_digest: Digest | None
     inputs: dict[TensorName, TensorSpec]
     outputs: dict[TensorName, TensorSpec]
+    rows: TensorName | None
     instances: Positive
     warm_up: WarmUp
     batching: Batching

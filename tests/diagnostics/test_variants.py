@@ -205,6 +205,10 @@ CASES: dict[str, tuple[dict[str, str], list[Told]]] = {
         serving("batching: {maxRows: 64, preferredRows: [8, 128]}"),
         [("MW212", "128", "above maxRows 64")],
     ),
+    "rows-none": (
+        change("model", "cpu-small}", "cpu-small, batching: {maxRows: 64}}\n  interface: {rows: none}"),
+        [("MW222", "64", "whose rows are none")],
+    ),
     "queue": (
         serving("batching: {maxRows: 64}, concurrency: {queueRows: 2}"),
         [("MW212", "2", "never fills a batch of 64")],

@@ -249,6 +249,7 @@ def served(name: str, weights: Path, **changes: Any) -> Json:
         "lineage_digest": None,
         "inputs": {},
         "outputs": {},
+        "rows": None,
         "instances": 1,
         "warm_up": {"rows": [1]},
         "batching": {"max_rows": 32, "max_delay_ms": 0, "preferred_rows": []},
@@ -420,6 +421,30 @@ def picky() -> onnx.ModelProto:
         [_tensor("y", "FP32", ("rows", 1))],
         [helper.make_node("Gather", ["table", "x"], ["y"], axis=0)],
         {"table": np.array([0.0, 10.0, 20.0, 30.0], np.float32)},
+    ).model()
+
+
+def greedy() -> onnx.ModelProto:
+    """``y`` [rows, 1] is ``x`` (INT64) by ten; where ``x`` is 9 it first needs more memory than there is."""
+    return Graph(
+        [_tensor("x", "INT64", ("rows", 1))],
+        [_tensor("y", "FP32", ("rows", 1))],
+        [
+            helper.make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
+            helper.make_node("Equal", ["largest", "nine"], ["exhausts"]),
+            helper.make_node("Where", ["exhausts", "too_much", "one"], ["size"]),
+            helper.make_node("ConstantOfShape", ["size"], ["zeros"]),
+            helper.make_node("ReduceSum", ["zeros"], ["zero"], keepdims=0),
+            helper.make_node("Cast", ["x"], ["float"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", ["float", "ten"], ["product"]),
+            helper.make_node("Add", ["product", "zero"], ["y"]),
+        ],
+        {
+            "nine": np.array([9]),
+            "too_much": np.array([10**14]),
+            "one": np.array([1]),
+            "ten": np.array(10, np.float32),
+        },
     ).model()
 
 

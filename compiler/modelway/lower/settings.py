@@ -65,6 +65,7 @@ def served(model: Model, *, local: bool) -> Json:
         "digest": spec.artifact.digest,
         "lineage_digest": lineage_digest(spec.lineage),
         **{side: dict(sorted(interface[side].items())) for side in ("inputs", "outputs")},
+        "rows": spec.interface.rows,
         "instances": concurrency.instances,
         "warm_up": {"rows": list(spec.serving.warm_up.rows)},
         "batching": {

@@ -138,6 +138,15 @@ class Interface(Value, frozen=True, kw_only=True):
     outputs: Annotated[
         dict[TensorName, Tensor], doc("Outputs by name.", {"score": {"datatype": "FP32", "shape": [-1, 1]}})
     ] = {}
+    rows: Annotated[
+        TensorName | None,
+        doc(
+            "Whether rows, the first dimension of every tensor, do not change each other's answers, so that "
+            "requests may share a batch: `first`, or the name of that dimension in the weights; `none` where "
+            "they do. When left out, it is proved at the warm-up, and what is not proved is not batched.",
+            "first",
+        ),
+    ] = None
 
 
 class Protocols(Value, frozen=True, kw_only=True):

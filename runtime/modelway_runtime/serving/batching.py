@@ -3,7 +3,7 @@
 Work-conserving: as soon as an instance is free it gets what waits, up to ``max_rows``. An optional
 delay lets a batch grow, but only while callers have been seen to come together; one client alone
 never waits for a batch. All methods run on the event loop; instances compute in threads of their
-own, or, where a batch takes less than the way to a thread and back, on the loop itself.
+own, or, where a batch is sure to take less than the way to a thread and back, on the loop itself.
 """
 
 from __future__ import annotations
@@ -84,8 +84,18 @@ class Batcher:
     """The queue and the instances of one model version."""
 
     def __init__(
-        self, name: str, model: Model, batching: Batching, queue: Queue, instances: int, observer: Observer
+        self,
+        name: str,
+        model: Model,
+        batching: Batching,
+        queue: Queue,
+        instances: int,
+        observer: Observer,
+        *,
+        inline: bool,
     ) -> None:
+        """``inline``: what a row costs is the same for all rows, so that what was learnt of some is true of
+        others; else one request of a costly kind, computed on the event loop, would stop the server."""
         self._loop = asyncio.get_running_loop()
         self._model = model
         self._observer = observer
@@ -99,6 +109,7 @@ class Batcher:
         self._running_rows = 0
         self._crowded_until = 0.0
         self._costs = Costs()
+        self._inline = inline and not model.on_gpu
         self._flushing = False
         self._sweep: asyncio.TimerHandle | None = None
         self._sweep_at = math.inf
@@ -129,13 +140,12 @@ class Batcher:
             self._flushing = True
             self._loop.call_soon(self._flush)
 
-    def warm_up(self, inputs: Arrays) -> Arrays:
-        """Compute once in the calling thread and learn what a row costs; all outputs.
+    def warm_up(self, inputs: Arrays, rows: int) -> Arrays:
+        """Compute once in the calling thread and learn what so many rows cost; all outputs.
 
         Raises whatever the engine raises.
         """
         wanted = tuple(self._model.outputs)
-        rows = max(1, next((len(array) for array in inputs.values() if array.ndim), 1))
         self._model.run(inputs, wanted)  # the first run of a shape plans its memory
         started = clock()
         outputs = self._model.run(inputs, wanted)
@@ -256,7 +266,7 @@ class Batcher:
             rows += work.rows
         self._running += len(batch)
         self._running_rows += rows
-        if self._costs.of(rows) < INLINE_S and not self._model.on_gpu:
+        if self._inline and self._costs.knows(rows) and self._costs.of(rows) < INLINE_S:
             results = self._compute(batch)
             self._finish(batch, results, clock() - now)
             return True
@@ -303,7 +313,8 @@ class Batcher:
         except Exception as error:  # noqa: BLE001  # engines raise anything
             if len(batch) == 1:
                 return [_answer(error)]
-            log.warning("a batch of %d requests failed and is tried one by one: %s", len(batch), error)
+            level = logging.DEBUG if isinstance(error, InferenceError) else logging.WARNING
+            log.log(level, "a batch of %d requests failed and is tried one by one: %s", len(batch), error)
             return [result for work in batch for result in self._compute([work])]
 
     def _run_together(self, batch: Batch) -> list[Result]:
@@ -346,6 +357,7 @@ def _check_rows(outputs: Arrays, rows: int) -> None:
 def _answer(error: Exception) -> InferenceError:
     """What the caller is told: nothing of the engine, unless the request was at fault."""
     if isinstance(error, InferenceError):
+        log.debug("the request was at fault: %s", error.__cause__ or error)
         return error
     log.error("the model failed: %s", error, exc_info=error)
     failed = InferenceError(500, "the model failed on this request")

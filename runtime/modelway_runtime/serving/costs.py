@@ -25,6 +25,10 @@ class Costs:
         largest = max(self._seconds)
         self._per_row = self._seconds[largest] / (1 << largest - 1)
 
+    def knows(self, rows: int) -> bool:
+        """Whether a batch of about so many rows was computed before."""
+        return rows.bit_length() in self._seconds
+
     def of(self, rows: int) -> float:
         """Expected seconds of a batch; infinity while nothing is known."""
         step = rows.bit_length()

@@ -240,6 +240,7 @@ class InferenceService:
                     "count": servable.spec.instances,
                 }
             ],
+            "parameters": {"rows": {"string_value": servable.rows.reason}},
         }
         for side in ("input", "output"):
             config[side] = [

@@ -42,6 +42,7 @@ class ModelFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     digest: Digest | None = None
     inputs: dict[TensorName, TensorSpec] = {}
     outputs: dict[TensorName, TensorSpec] = {}
+    rows: TensorName | None = None
     instances: Positive = 1
     warm_up: WarmUp = WarmUp(rows=(1, 8, 32))
     batching: Batching = Batching(max_rows=32, max_delay_ms=0, preferred_rows=())

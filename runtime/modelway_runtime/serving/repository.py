@@ -25,6 +25,7 @@ from modelway_runtime.extras import lacking
 from modelway_runtime.serving.backends.base import LoadError, Model
 from modelway_runtime.serving.errors import InferenceError, not_found
 from modelway_runtime.serving.metrics import ModelMetrics, ServerMetrics
+from modelway_runtime.serving.rows import Rows, RowsOfModels
 from modelway_runtime.serving.servable import Servable, agree
 from modelway_runtime.serving.sources import SourceError, fetch, local_path, verify
 from modelway_runtime.serving.tensors import shown
@@ -58,6 +59,7 @@ class Repository:
         self._trusted = trusted
         self._entries: dict[Key, Entry] = {}
         self._latest: dict[str, Servable] = {}
+        self._rows = RowsOfModels()
         self._threads = ThreadPoolExecutor(1, "load")  # one at a time: two halves load no faster
         self._changing = asyncio.Lock()
         self._leaving: set[asyncio.Task[None]] = set()
@@ -152,9 +154,9 @@ class Repository:
 
     async def _loaded(self, spec: Served) -> Servable:
         run = asyncio.get_running_loop().run_in_executor
-        model = await run(self._threads, self._weights, spec)
+        model, rows = await run(self._threads, self._weights, spec)
         metrics = ModelMetrics(self._metrics, spec.name, spec.version, spec.outputs or model.outputs)
-        servable = Servable(spec, model, metrics)
+        servable = Servable(spec, model, rows, metrics)
         try:
             await run(self._threads, servable.warm_up)
         except LoadError:
@@ -162,8 +164,8 @@ class Repository:
             raise
         return servable
 
-    def _weights(self, spec: Served) -> Model:
-        """The weights in memory; runs in the loading thread."""
+    def _weights(self, spec: Served) -> tuple[Model, Rows]:
+        """The weights in memory, and whether requests may share a batch; runs in the loading thread."""
         path = local_path(spec.source)
         if path is None:
             folder = self._folder / spec.name / spec.version
@@ -175,8 +177,12 @@ class Repository:
         if before != _stat(path):
             model.close()
             raise LoadError(f"{path} changed while it was loaded")
-        agree(spec, model)
-        return model
+        try:
+            agree(spec, model)
+            return model, self._rows.decide(spec, model)
+        except LoadError:
+            model.close()
+            raise
 
     def _swap(self, entry: Entry, spec: Served, servable: Servable, fingerprint: object) -> None:
         old = entry.servable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from modelway_runtime.serving.batching import Batcher
 from modelway_runtime.serving.cache import ResponseCache, key_of
 from modelway_runtime.serving.errors import InferenceError, invalid
 from modelway_runtime.serving.metrics import ModelMetrics
+from modelway_runtime.serving.rows import Rows
 from modelway_runtime.serving.tensors import DTYPES, as_served, datatype_of, object_array, shown
 from modelway_runtime.serving.values import Array, Arrays, Call, InferenceRequest
 from modelway_runtime.serving.work import Work, level_of
@@ -42,7 +43,7 @@ class Expected:
 class Servable:
     """Answers requests for one model version. Lives on the event loop that made it."""
 
-    def __init__(self, spec: Served, model: Model, metrics: ModelMetrics) -> None:
+    def __init__(self, spec: Served, model: Model, rows: Rows, metrics: ModelMetrics) -> None:
         self.spec = spec
         self.name = spec.name
         self.version = spec.version
@@ -55,14 +56,18 @@ class Servable:
         self._loop = asyncio.get_running_loop()
         self._wanted = tuple(self.outputs)
         self._expected = [Expected(name, tensor) for name, tensor in self.inputs.items()]
-        self.batchable = all(t.shape[:1] == (-1,) for t in (*self.inputs.values(), *self.outputs.values()))
+        self.rows = rows
+        self.batchable = rows.shared
+        tensors = (*self.inputs.values(), *self.outputs.values())
+        self._any_length = all(tensor.shape[:1] == (-1,) for tensor in tensors)
         self._same_tails = all(expected.fixed for expected in self._expected)
         batching = spec.batching
         if not self.batchable:
             batching = Batching(max_rows=1, max_delay_ms=0, preferred_rows=())
         self.max_rows = batching.max_rows
         name = f"{spec.name}-{spec.version}"
-        self.batcher = Batcher(name, model, batching, spec.queue, spec.instances, metrics)
+        inline = model.reading.steady and _are_alike(self.inputs, but_rows=self.batchable)
+        self.batcher = Batcher(name, model, batching, spec.queue, spec.instances, metrics, inline=inline)
         self._timeout_s = spec.queue.timeout_ms / 1e3
         self._cache = ResponseCache(spec.cache.max_bytes, spec.cache.ttl_s) if spec.cache.max_bytes else None
         self._leaders: dict[bytes, asyncio.Future[Arrays]] = {}
@@ -80,10 +85,13 @@ class Servable:
 
         Raises LoadError when the model fails on them, unless a dimension had to be guessed.
         """
-        guessed = any(-1 in expected.tail for expected in self._expected) or not self.batchable
+        guessed = any(-1 in expected.tail for expected in self._expected) or not self._any_length
         try:
-            for inputs in self._warm_up_inputs():
-                self._compare(served_outputs(self.batcher.warm_up(inputs)))
+            for rows in self.spec.warm_up.rows if self._any_length else self.spec.warm_up.rows[:1]:
+                length = rows if self._any_length else 1
+                inputs = {expected.name: _zeros(expected, length) for expected in self._expected}
+                outputs = self.batcher.warm_up(inputs, rows if self.batchable else 1)
+                self._compare(served_outputs(outputs))
         except LoadError:
             raise
         except Exception as error:
@@ -194,12 +202,6 @@ class Servable:
         cache.put(key, outputs)
         return outputs
 
-    def _warm_up_inputs(self) -> Iterator[Arrays]:
-        for rows in self.spec.warm_up.rows if self.batchable else self.spec.warm_up.rows[:1]:
-            yield {
-                expected.name: _zeros(expected, rows if self.batchable else 1) for expected in self._expected
-            }
-
 
 async def _followed(leader: asyncio.Future[Arrays], deadline: float) -> Arrays | None:
     """The answer to an equal request that is computed already; None where that failed or was dropped.
@@ -212,6 +214,12 @@ async def _followed(leader: asyncio.Future[Arrays], deadline: float) -> Arrays |
     if leader.cancelled() or leader.exception() is not None:
         return None
     return leader.result()
+
+
+def _are_alike(inputs: dict[str, TensorSpec], *, but_rows: bool) -> bool:
+    """Whether all requests cost the same for each row: no size but the rows is a caller's, and no text."""
+    sizes = (spec.shape[1:] if but_rows else spec.shape for spec in inputs.values())
+    return not any(-1 in size for size in sizes) and all(s.datatype != "BYTES" for s in inputs.values())
 
 
 def agree(spec: Served, model: Model) -> None:

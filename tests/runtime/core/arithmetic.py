@@ -75,6 +75,7 @@ class Bench:
         preferred: tuple[int, ...] = (),
         queue_rows: int = 64,
         instances: int = 1,
+        inline: bool = True,
     ) -> None:
         self.model = model
         self.told = Told()
@@ -85,6 +86,7 @@ class Bench:
             Queue(max_rows=queue_rows, timeout_ms=10_000),
             instances,
             self.told,
+            inline=inline,
         )
 
     def submit(

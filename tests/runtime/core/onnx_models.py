@@ -48,6 +48,7 @@ def served(path: Path, **changes: object) -> Served:
         "lineage_digest": None,
         "inputs": {},
         "outputs": {},
+        "rows": None,
         "instances": 1,
         "warm_up": WarmUp(rows=(1,)),
         "batching": Batching(max_rows=8, max_delay_ms=0, preferred_rows=()),

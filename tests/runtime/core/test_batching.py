@@ -297,7 +297,7 @@ def test_buckets_end_with_the_largest_batch() -> None:
 def test_what_is_cheap_is_computed_on_the_event_loop_and_what_is_not_in_threads() -> None:
     async def scenario() -> None:
         bench = Bench(Doubler())
-        outputs = bench.batcher.warm_up({"x": np.ones((4, 2), np.float32)})
+        outputs = bench.batcher.warm_up({"x": np.ones((4, 2), np.float32)}, 4)
         assert outputs["y"].tolist() == [[2, 2]] * 4
         bench.model.threads.clear()
         bench.batcher._costs = costs_of(1e-6)
@@ -306,6 +306,32 @@ def test_what_is_cheap_is_computed_on_the_event_loop_and_what_is_not_in_threads(
         bench.model.threads.clear()
         bench.batcher._costs = costs_of(1.0)
         await bench.submit()
+        assert bench.model.threads == {"doubler-0"}
+        bench.batcher.close()
+
+    run(scenario())
+
+
+def test_the_first_batch_of_a_size_is_computed_in_a_thread() -> None:
+    async def scenario() -> None:
+        bench = Bench(Doubler())
+        bench.batcher.warm_up({"x": np.ones((1, 2), np.float32)}, 1)
+        bench.batcher._costs = costs_of(1e-6)
+        for threads in ({"doubler-0"}, {threading.current_thread().name}):
+            bench.model.threads.clear()
+            await bench.submit(rows=4)
+            assert bench.model.threads == threads
+        bench.batcher.close()
+
+    run(scenario())
+
+
+def test_a_model_whose_rows_differ_in_cost_is_never_computed_on_the_event_loop() -> None:
+    async def scenario() -> None:
+        bench = Bench(Doubler(), inline=False)
+        bench.batcher._costs = costs_of(1e-6)
+        for _ in range(3):
+            await bench.submit()
         assert bench.model.threads == {"doubler-0"}
         bench.batcher.close()
 

@@ -70,8 +70,8 @@ def rows(*numbers: int) -> dict[str, Any]:
 GOOD, BAD = rows(1), rows(9)
 
 
-def test_the_picky_model_is_what_these_tests_need(tmp_path: Path) -> None:
-    weights = serving.write_model(tmp_path, "ranker", serving.picky())
+def test_the_greedy_model_is_what_these_tests_need(tmp_path: Path) -> None:
+    weights = serving.write_model(tmp_path, "ranker", serving.greedy())
     with serving.serving_settings(serving.settings_of([serving.served("ranker", weights)])) as server:
         assert server.ask("POST", "/v2/models/ranker/infer", GOOD).status == 200
         answer = server.ask("POST", "/v2/models/ranker/infer", BAD)
@@ -81,7 +81,7 @@ def test_the_picky_model_is_what_these_tests_need(tmp_path: Path) -> None:
 @contextlib.contextmanager
 def pair(folder: Path, **changes: Any) -> Iterator[tuple[serving.Server, serving.Server]]:
     """A server whose model fails on some inputs, and another that stands by for it."""
-    weights = serving.write_model(folder, "ranker", serving.picky())
+    weights = serving.write_model(folder, "ranker", serving.greedy())
     lite = serving.write_model(folder, "ranker-lite", serving.identity("INT64", ("rows", 1)))
     with serving.serving_settings(serving.settings_of([serving.served("ranker-lite", lite)])) as second:
         settings = standby_settings(weights, second.http_port, **changes)
@@ -143,6 +143,19 @@ def test_another_server_answers_in_place_of_the_own_model(tmp_path: Path) -> Non
         assert count("inference_standby_requests_total", model="ranker") == 4
 
 
+def test_inputs_that_the_model_refuses_neither_trip_nor_are_forwarded(tmp_path: Path) -> None:
+    """A caller who is at fault takes the model from nobody else, and spends no error budget."""
+    weights = serving.write_model(tmp_path, "ranker", serving.picky())
+    with serving.serving_settings(standby_settings(weights, 9)) as server:
+        for _ in range(5):  # more than trip it
+            assert infer(server, BAD).status == 400
+        answer = infer(server, GOOD)
+        assert (answer.status, "modelway-served-by" in answer.headers) == (200, False)
+        assert server.metric("inference_standby_requests_total") == 0
+        assert server.metric("inference_requests_total", model="ranker", code="400") == 5
+        assert server.metric("inference_requests_total", model="ranker", code="500") == 0
+
+
 def test_an_active_standby_answers_every_request(tmp_path: Path) -> None:
     with pair(tmp_path, active=True, probation_s=0) as (first, second):
         for body in (GOOD, BAD, GOOD):
@@ -167,7 +180,7 @@ def test_an_active_standby_answers_for_a_model_that_cannot_be_loaded(tmp_path: P
 
 
 def test_a_standby_that_is_away_is_said(tmp_path: Path) -> None:
-    weights = serving.write_model(tmp_path, "ranker", serving.picky())
+    weights = serving.write_model(tmp_path, "ranker", serving.greedy())
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: refused at once
         with serving.serving_settings(standby_settings(weights, taken.getsockname()[1])) as server:
@@ -203,7 +216,7 @@ def test_what_an_odd_standby_answers_is_no_crash(tmp_path: Path) -> None:
         (429, b"busy"),
     ]
     handler = type("Odd", (_Odd,), {"answers": list(answers)})
-    weights = serving.write_model(tmp_path, "ranker", serving.picky())
+    weights = serving.write_model(tmp_path, "ranker", serving.greedy())
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as odd:
         threading.Thread(target=odd.serve_forever, daemon=True).start()
         settings = standby_settings(weights, odd.server_port, trip_after=100)
@@ -241,7 +254,7 @@ class _Slow(_Odd):
 
 
 def test_the_standby_has_no_longer_than_the_caller(tmp_path: Path) -> None:
-    weights = serving.write_model(tmp_path, "ranker", serving.picky())
+    weights = serving.write_model(tmp_path, "ranker", serving.greedy())
     with ThreadingHTTPServer(("127.0.0.1", 0), type("Slow", (_Slow,), {"answers": [(200, b"{}")]})) as slow:
         threading.Thread(target=slow.serve_forever, daemon=True).start()
         with serving.serving_settings(standby_settings(weights, slow.server_port)) as server:
@@ -258,7 +271,7 @@ def test_who_may_use_the_model_is_answered_by_its_standby(tmp_path: Path) -> Non
     grant = {"client": "shop", "sha256": hashlib.sha256(secret.encode()).hexdigest(), "models": ["ranker"]}
     limits = {"requests_per_second": 0.01, "burst": 1, "admin": False, "expires": None}
     (tmp_path / "keys.json").write_text(json.dumps({"keys": [{**grant, **limits}]}))
-    weights = serving.write_model(tmp_path, "ranker", serving.picky())
+    weights = serving.write_model(tmp_path, "ranker", serving.greedy())
     lite = serving.write_model(tmp_path, "ranker-lite", serving.identity("INT64", ("rows", 1)))
     settings = standby_settings(weights, 9)
     settings["served"].append(serving.served("ranker-lite", lite))

@@ -33,6 +33,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     serving.write_model(folder, "without-rows", serving.without_rows())
     serving.write_model(folder, "two-of-two", serving.two_of_two())
     serving.write_model(folder, "picky", serving.picky())
+    serving.write_model(folder, "greedy", serving.greedy())
     return folder
 
 
@@ -50,7 +51,11 @@ def limited(models: Path, slow_model: Path) -> Iterator[Server]:
         serving.served("mlp", models / "mlp/1/model.onnx"),
         serving.served("wide", models / "identity-uint8/1/model.onnx"),
         serving.served(
-            "slow", slow_model, batching=one, queue={"max_rows": QUEUE_ROWS, "timeout_ms": 20_000}
+            "slow",
+            slow_model,
+            rows="first",
+            batching=one,
+            queue={"max_rows": QUEUE_ROWS, "timeout_ms": 20_000},
         ),
         serving.served("patient", slow_model, batching=one),
     ]

@@ -45,6 +45,7 @@ CONFIG = {
     "instance_group": [{"name": "mlp", "kind": "KIND_CPU", "count": 1}],
     "input": [{"name": "input", "data_type": "TYPE_FP32", "dims": [64]}],
     "output": [{"name": "output", "data_type": "TYPE_FP32", "dims": [1]}],
+    "parameters": {"rows": {"string_value": "rows are proved not to change each other's answers"}},
     "dynamic_batching": {"preferred_batch_size": [], "max_queue_delay_microseconds": 0},
 }
 SERVER = {
@@ -248,11 +249,20 @@ def test_a_request_id_that_does_not_fit_a_log_is_replaced(server: Server, sent: 
 
 
 def test_a_failing_model_says_nothing_of_its_engine(server: Server) -> None:
-    good, bad = (json_request({"x": np.array([[value]], np.int64)}) for value in (3, 4))
-    answer = server.ask("POST", "/v2/models/picky/infer", bad)
+    good, bad = (json_request({"x": np.array([[value]], np.int64)}) for value in (3, 9))
+    answer = server.ask("POST", "/v2/models/greedy/infer", bad)
     assert error_of(answer, 500) == "the model failed on this request"
     np.testing.assert_array_equal(
-        outputs_of(server.ask("POST", "/v2/models/picky/infer", good))["y"], np.array([[30]], np.float32)
+        outputs_of(server.ask("POST", "/v2/models/greedy/infer", good))["y"], np.array([[30]], np.float32)
+    )
+
+
+def test_inputs_that_a_model_refuses_are_the_callers_fault(server: Server) -> None:
+    bad = json_request({"x": np.array([[4]], np.int64)})
+    answer = server.ask("POST", "/v2/models/picky/infer", bad)
+    assert error_of(answer, 400) == (
+        "the model cannot compute these inputs: indices element out of data bounds, "
+        "idx=4 must be within the inclusive range [-4,3]"
     )
 
 

@@ -34,6 +34,7 @@ def served(
         lineage_digest=None,
         inputs=inputs or {},
         outputs=outputs or {},
+        rows=None,
         instances=1,
         warm_up=WarmUp(rows=()),
         batching=Batching(max_rows=1, max_delay_ms=0, preferred_rows=()),

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as engine
 
+from modelway_runtime.serving.backends import fault
 from modelway_runtime.serving.backends.base import LoadError
+from modelway_runtime.serving.backends.onnx_rows import read_rows
 from modelway_runtime.serving.errors import invalid
 from modelway_runtime.serving.tensors import DTYPES, as_served
 from modelway_runtime.serving.values import Array, Arrays
@@ -42,13 +45,28 @@ _SUFFIX = "ExecutionProvider"
 _DEFAULT_OPTIONS = {
     "cuda": {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
 }
+_QUIET = ort.RunOptions()
+_QUIET.log_severity_level = 4  # what fails is raised: a caller must not fill the log of the process, too
+# onnxruntime has one class for these and for its own failures; what it says tells them apart.
+_BAD_VALUES = ("Out of range value in index", "k argument [", "Message: sto")
+_BAD_SIZES = (
+    "Attempting to broadcast an axis",
+    "imension mismatch",
+    "cannot be reshaped",
+    "mismatched dimensions",
+    "Calculated output dimension is negative",
+    "Cannot split using values",
+    "must be 1 instead of",
+)
 _GPU_PROVIDERS = {"cuda", "tensorrt", "nvtensorrtrtx", "migraphx", "rocm"}
 
 
 class OnnxModel:
     """A session of onnxruntime. Its ``run`` releases the GIL and may be called by several threads."""
 
-    def __init__(self, session: ort.InferenceSession, provider: str) -> None:
+    engine = f"onnxruntime {ort.__version__}"
+
+    def __init__(self, session: ort.InferenceSession, provider: str, path: Path, served: Served) -> None:
         self._session: ort.InferenceSession | None = session
         self.provider = provider
         self.on_gpu = provider in _GPU_PROVIDERS
@@ -60,12 +78,29 @@ class OnnxModel:
         if self._text and "BF16" in datatypes:
             raise LoadError("onnxruntime cannot be given BYTES and BF16 together")
         self._run = session.run
+        dimensions = {
+            tensor.name: tensor.shape[0]
+            for tensor in (*session.get_inputs(), *session.get_outputs())
+            if tensor.shape and isinstance(tensor.shape[0], str)
+        }
+        self._open_sizes = fault.may_disagree(self.inputs)
+        self.reading = read_rows(path, served.inputs or self.inputs, dimensions)
 
     def run(self, inputs: Arrays, wanted: tuple[str, ...]) -> Arrays:
+        try:
+            return self._computed(inputs, wanted)
+        except engine.InvalidArgument as error:
+            raise fault.of_request(_status(error)) from error
+        except (engine.Fail, engine.RuntimeException) as error:
+            if fault.says(error, _BAD_VALUES, _BAD_SIZES if self._open_sizes else ()):
+                raise fault.of_request(_status(error)) from error
+            raise
+
+    def _computed(self, inputs: Arrays, wanted: tuple[str, ...]) -> Arrays:
         if self.on_gpu and self._plain:
             return self._run_bound(inputs, wanted)
         if self._plain:
-            return dict(zip(wanted, self._run(wanted, inputs), strict=True))
+            return dict(zip(wanted, self._run(wanted, inputs, _QUIET), strict=True))
         return self._run_converted(inputs, wanted)
 
     def close(self) -> None:
@@ -80,7 +115,7 @@ class OnnxModel:
             binding.bind_cpu_input(name, np.ascontiguousarray(array))
         for name in wanted:
             binding.bind_output(name)
-        self._session.run_with_iobinding(binding)
+        self._session.run_with_iobinding(binding, _QUIET)
         return dict(zip(wanted, binding.copy_outputs_to_cpu(), strict=True))
 
     def _run_converted(self, inputs: Arrays, wanted: tuple[str, ...]) -> Arrays:
@@ -88,9 +123,9 @@ class OnnxModel:
         assert self._session is not None
         if self._text:  # onnxruntime makes no OrtValue of text; BF16 beside it is refused when it loads
             feed = {name: _text(name, array) for name, array in inputs.items()}
-            return {n: as_served(a) for n, a in zip(wanted, self._run(wanted, feed), strict=True)}
+            return {n: as_served(a) for n, a in zip(wanted, self._run(wanted, feed, _QUIET), strict=True)}
         feed = {name: _ort_value(array) for name, array in inputs.items()}
-        values = self._session.run_with_ort_values(list(wanted), feed)
+        values = self._session.run_with_ort_values(list(wanted), feed, _QUIET)
         return {name: _numpy(value, self.outputs[name]) for name, value in zip(wanted, values, strict=True)}
 
 
@@ -117,7 +152,7 @@ def load(path: Path, served: Served, device: Device) -> OnnxModel:
                 f"the libraries of {wanted}, or set device.allow_cpu"
             )
         log.warning("%s runs on %s instead of %s", served.name, used, wanted)
-    return OnnxModel(session, used)
+    return OnnxModel(session, used, path, served)
 
 
 def _providers(device: Device) -> list[tuple[str, dict[str, str]]]:
@@ -207,6 +242,11 @@ def _numpy(value: ort.OrtValue, spec: TensorSpec) -> Array:
 def _short(provider: str) -> str:
     """``CUDAExecutionProvider`` -> ``cuda``."""
     return provider.removesuffix(_SUFFIX).lower()
+
+
+def _status(error: Exception) -> str:
+    """What went wrong, without the node in which it did."""
+    return _first_line(error).rpartition("Status Message: ")[2]
 
 
 def _first_line(error: Exception) -> str:

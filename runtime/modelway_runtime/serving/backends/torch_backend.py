@@ -19,9 +19,9 @@ import torch
 from torch import nn
 from torch.utils.dlpack import from_dlpack
 
-from modelway_runtime.serving.backends import architecture
+from modelway_runtime.serving.backends import architecture, fault
 from modelway_runtime.serving.backends.architecture import Specs, Tensors, first_line
-from modelway_runtime.serving.backends.base import LoadError, Model
+from modelway_runtime.serving.backends.base import LoadError, Model, Reading
 from modelway_runtime.serving.values import Array, Arrays
 from modelway_runtime.settings import Device, Served, TensorSpec
 
@@ -46,7 +46,25 @@ _HOW = (
     'architecture.save(model, Path("model.safetensors"), inputs=…, outputs=…)'
 )
 
+# torch has one class for these and for its own failures; what it says tells them apart.
+_BAD_VALUES = ("index out of range in self", "is out of bounds for dimension")
+_BAD_SIZES = (
+    "shapes cannot be multiplied",
+    "must match the size of tensor",
+    "expected input",
+    "Kernel size can't be greater than actual input size",
+    "Output size is too small",
+    "don't multiply up to the size of dim",
+    "running_mean should contain",
+    "Mismatch of parameter numbers",
+    "Guard failed",
+)
+
 Call: TypeAlias = Callable[[Tensors], object]
+
+_LAYERS = Reading(None, True)
+"""No layer of the table takes the rows elsewhere, chooses by what they hold, or repeats itself."""
+_CODE = Reading("it is a program, whose operators are not followed", False)
 
 
 class _Program(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +77,7 @@ class _Program(msgspec.Struct, frozen=True, kw_only=True):
     """It is known never to write to its inputs."""
     cyclic: bool
     """It is freed by the garbage collector only."""
+    reading: Reading
 
 
 def load(path: Path, served: Served, device: Device, *, trusted: bool) -> Model:
@@ -148,11 +167,17 @@ def _declared(path: Path, served: Served, place: torch.device) -> _Program:
             outputs=outputs,
             keeps_inputs=False,
             cyclic=False,
+            reading=_CODE,
         )
     if len(inputs) != 1 or len(outputs) != 1:
         raise LoadError(f"`layers` take one input and give one output, not {len(inputs)} and {len(outputs)}")
     return _Program(
-        call=_by_position(module), inputs=inputs, outputs=outputs, keeps_inputs=True, cyclic=False
+        call=_by_position(module),
+        inputs=inputs,
+        outputs=outputs,
+        keeps_inputs=True,
+        cyclic=False,
+        reading=_LAYERS,
     )
 
 
@@ -168,6 +193,7 @@ def _torch_script(path: Path, served: Served, place: torch.device) -> _Program:
         outputs=_agreed("outputs", {}, served.outputs),
         keeps_inputs=False,
         cyclic=False,
+        reading=_CODE,
     )
 
 
@@ -196,7 +222,7 @@ def _exported(path: Path, served: Served, place: torch.device) -> _Program:
         return module(*args, **kwargs)
 
     # Its signature does not tell whether a program writes to its inputs.
-    return _Program(call=call, inputs=inputs, outputs=outputs, keeps_inputs=False, cyclic=True)
+    return _Program(call=call, inputs=inputs, outputs=outputs, keeps_inputs=False, cyclic=True, reading=_CODE)
 
 
 def _exported_outputs(
@@ -261,11 +287,15 @@ def _agreed(what: str, file: Specs, settings: Specs) -> Specs:
 class _TorchModel:
     """Weights on one device."""
 
+    engine = f"torch {torch.__version__}"
+
     def __init__(self, program: _Program, place: torch.device) -> None:
         self.inputs = program.inputs
         self.outputs = program.outputs
         self.provider = place.type
         self.on_gpu = place.type == "cuda"
+        self.reading = program.reading
+        self._open_sizes = fault.may_disagree(program.inputs)
         self._program: _Program | None = program
         self._place = place
 
@@ -276,7 +306,7 @@ class _TorchModel:
             raise RuntimeError("the model is closed")
         with torch.inference_mode():
             given = {name: self._given(inputs[name], program) for name in program.inputs}
-            results = _named(program.call(given), tuple(program.outputs))
+            results = _named(self._called(program, given), tuple(program.outputs))
             results = {name: results[name] for name in wanted or program.outputs}
             if self.on_gpu:
                 results = {name: tensor.to("cpu", non_blocking=True) for name, tensor in results.items()}
@@ -288,6 +318,16 @@ class _TorchModel:
                 name: _array(tensor.clone() if tensor.untyped_storage().data_ptr() in taken else tensor)
                 for name, tensor in results.items()
             }
+
+    def _called(self, program: _Program, given: Tensors) -> object:
+        try:
+            return program.call(given)
+        except IndexError as error:
+            raise fault.of_request(str(error)) from error
+        except (RuntimeError, AssertionError) as error:
+            if fault.says(error, _BAD_VALUES, _BAD_SIZES if self._open_sizes else ()):
+                raise fault.of_request("") from error
+            raise
 
     def close(self) -> None:
         program, self._program = self._program, None
