@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
 
-import uvicorn
-
 from modelway_runtime.process import listener
-from modelway_runtime.serving.http_protocol import Uvicorn, config
+from modelway_runtime.serving.http_protocol import Limits, Uvicorn
 
 App: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
-CONNECTIONS = 256
-"""At a time; more are told 503."""
-SLOW_S = 6.0
-"""How long a request may take to arrive."""
+LIMITS = Limits(
+    connections=256, headers_s=6.0, request_s=6.0, send_s=10.0, idle_s=30, unsent_bytes=64 * 2**20
+)
 _STOP_S = 3
 
 
@@ -39,23 +35,10 @@ async def listening(app: App, host: str, port: int) -> AsyncIterator[int]:
         socket = listener(host, port)
     except OSError as error:
         raise CannotListen(f"port {port} of {host} cannot be opened: {error.strerror or error}") from None
-    own = {"loop": "asyncio", "limit_concurrency": CONNECTIONS, "timeout_keep_alive": 30}
-    server = Uvicorn(config(app, **own, timeout_graceful_shutdown=_STOP_S))
+    server = Uvicorn(app, LIMITS, timeout_graceful_shutdown=_STOP_S)
     serving = asyncio.create_task(server.serve(sockets=[socket]))
-    closing = asyncio.create_task(_close_slow(server))
     try:
         yield int(socket.getsockname()[1])
     finally:
-        closing.cancel()
         server.should_exit = True
         await serving
-
-
-async def _close_slow(server: uvicorn.Server) -> None:
-    while True:
-        await asyncio.sleep(1.0)
-        limit = time.monotonic() - SLOW_S
-        connections: list[Any] = list(server.server_state.connections)
-        for connection in connections:
-            if connection.began is not None and connection.began < limit:
-                connection.transport.close()

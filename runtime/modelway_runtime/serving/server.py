@@ -12,22 +12,21 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from threading import Thread
 from typing import NamedTuple
-from wsgiref.simple_server import WSGIServer
 
 import uvicorn
 import uvloop
-from prometheus_client import start_http_server
 
 from modelway_runtime.process import listener, stop_on_signals
-from modelway_runtime.serving import http_protocol, telemetry, tls
+from modelway_runtime.serving import telemetry, tls
 from modelway_runtime.serving.audit import AuditLog
 from modelway_runtime.serving.auth import Authenticator, make_authenticator
 from modelway_runtime.serving.gpu import watch_gpus
 from modelway_runtime.serving.grpc.server import GrpcServer, make_server
+from modelway_runtime.serving.http_protocol import Limits, Uvicorn
 from modelway_runtime.serving.inference import InferenceService
 from modelway_runtime.serving.metrics import ServerMetrics
+from modelway_runtime.serving.metrics_port import MetricsPort
 from modelway_runtime.serving.repository import Repository
 from modelway_runtime.serving.rest_server import RestApp
 from modelway_runtime.serving.standby import StandbyClient
@@ -37,7 +36,7 @@ from modelway_runtime.settings import Served, Settings, Tls, WrongSettings
 log = logging.getLogger(__name__)
 
 REFRESH_S = 2.0
-"""How often files that may change are looked at: keys, certificates; slow connections are closed then."""
+"""How often files that may change are looked at: keys, certificates."""
 QUIET_S = 0.5
 """Draining ends when no request has been in flight for so long."""
 GC_THRESHOLDS = (20_000, 50, 50)
@@ -203,7 +202,7 @@ async def _listening(
         socket = listener(host, http_port)
     except OSError as error:
         raise NotServed(f"port {http_port} of {host} cannot be opened: {error.strerror}") from None
-    http = http_protocol.Uvicorn(_uvicorn_config(settings, RestApp(core, settings.limits.request_bytes)))
+    http = _http_server(settings, RestApp(core, settings.limits.request_bytes))
     serving = asyncio.create_task(http.serve(sockets=[socket]))
     grpc = None
     grpc_port = None
@@ -214,8 +213,13 @@ async def _listening(
             grpc_port = await grpc.start(host, settings.grpc.port)
         except OSError as error:
             raise NotServed(f"port {settings.grpc.port} of {host}: {error}") from None
-    server, thread = _metrics_server(host, settings.metrics.port, metrics)
-    ports = Ports(socket.getsockname()[1], grpc_port, server.server_port)
+    try:
+        metrics_port = MetricsPort(host, settings.metrics.port, metrics.registry)
+    except OSError as error:
+        raise NotServed(
+            f"port {settings.metrics.port} of {host} cannot be opened for metrics: {error.strerror}"
+        ) from None
+    ports = Ports(socket.getsockname()[1], grpc_port, metrics_port.number)
     try:
         yield ports, Servers(http, grpc)
     finally:
@@ -223,32 +227,22 @@ async def _listening(
             await grpc.stop(0.0)
         http.should_exit = True
         await serving
-        server.shutdown()
-        server.server_close()
-        thread.join(5.0)
+        metrics_port.close()
 
 
-def _uvicorn_config(settings: Settings, app: RestApp) -> uvicorn.Config:
-    config = http_protocol.config(app, timeout_keep_alive=75)
-    config.load()
+def _http_server(settings: Settings, app: RestApp) -> Uvicorn:
+    server = Uvicorn(app, Limits())
+    server.config.load()
     if settings.tls:
-        config.ssl = tls.server_context(settings.tls)
-    return config
-
-
-def _metrics_server(host: str, port: int, metrics: ServerMetrics) -> tuple[WSGIServer, Thread]:
-    try:
-        return start_http_server(port, host, metrics.registry)
-    except OSError as error:
-        raise NotServed(f"port {port} of {host} cannot be opened for metrics: {error.strerror}") from None
+        server.config.ssl = tls.server_context(settings.tls)
+    return server
 
 
 async def _keep_fresh(authenticator: Authenticator, settings: Settings, servers: Servers) -> None:
-    """Keys and certificates that were replaced are read again; connections that stall are closed."""
+    """Keys and certificates that were replaced are read again."""
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(REFRESH_S)
-        http_protocol.close_slow(servers.http.server_state.connections)
         message = await loop.run_in_executor(None, authenticator.refresh)
         if message:
             log.warning(message)

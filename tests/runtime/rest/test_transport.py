@@ -310,26 +310,6 @@ def test_a_request_that_ends_half_way_disturbs_nobody(server: Server) -> None:
     answered(server.ask("POST", INFER, BODY))
 
 
-def test_slow_callers_are_told_apart_from_idle_ones() -> None:
-    """A request that has not arrived in full after a minute ends the connection; one between two does not."""
-    from modelway_runtime.serving.http_protocol import REQUEST_S, close_slow
-
-    class Transport:
-        closed = False
-
-        def close(self) -> None:
-            self.closed = True
-
-    class Connection:
-        def __init__(self, began: float | None) -> None:
-            self.began, self.transport = began, Transport()
-
-    now = time.monotonic()
-    slow, young, idle = (Connection(began) for began in (now - REQUEST_S - 1, now - REQUEST_S + 5, None))
-    close_slow({slow, young, idle})
-    assert [c.transport.closed for c in (slow, young, idle)] == [True, False, False]
-
-
 # Connections
 
 

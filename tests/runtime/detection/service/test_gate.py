@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +273,20 @@ def test_a_slow_body_and_slow_headers_are_ended(gate: Running) -> None:
         assert time.monotonic() - began < 5
         assert headers.recv(4096) == b""
         assert time.monotonic() - began < 15
+
+
+def test_health_is_told_while_strangers_pipeline(gate: Running) -> None:
+    address = ("127.0.0.1", gate.ports["gate"])
+    with ExitStack() as stack:
+        for _ in range(20):
+            line = stack.enter_context(socket.create_connection(address, timeout=10))
+            line.setblocking(False)
+            with suppress(BlockingIOError):
+                line.send(b"GET /v1/verdicts HTTP/1.1\r\n\r\n" * 8000)
+        for _ in range(10):
+            began = time.monotonic()
+            assert ask(gate.ports["gate"], "GET", "/healthz").status == 200
+            assert time.monotonic() - began < 2
 
 
 def test_large_headers_are_refused(gate: Running) -> None:
