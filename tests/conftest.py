@@ -1,4 +1,6 @@
-"""Property tests draw the same examples everywhere, so that a change is judged by what it changes.
+"""The engine is told that it may tell nobody, before any test can import it.
+
+Property tests draw the same examples everywhere, so that a change is judged by what it changes.
 
 ``HYPOTHESIS_PROFILE=random`` draws others each time and remembers those that failed: for a schedule, and for
 whoever looks for faults (`make search`).
@@ -9,6 +11,8 @@ from __future__ import annotations
 import os
 
 from hypothesis import HealthCheck, settings
+
+import modelway_runtime  # noqa: F401  # its entry says so to this process and all that it starts
 
 # How long an example takes on a busy machine is no property.
 timeless = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the engine is imported, here or in a process of ours
+
 import numpy as np
 import onnxruntime
 

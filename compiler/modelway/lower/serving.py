@@ -90,7 +90,7 @@ def _server(workload: Workload) -> Json:
         "name": names.CONTAINER,
         "image": _image(workload),
         "args": ["serve", "--settings", f"{names.SETTINGS_FOLDER}/{names.SETTINGS_FILE}"],
-        "env": _CACHES,
+        "env": _ENVIRONMENT,
         "ports": ports,
         "resources": _resources(workload),
         "startupProbe": {
@@ -125,12 +125,13 @@ RESTRICTED = {
 # The root file system is read-only; what libraries cache goes to the volume at /tmp.
 HOME = [{"name": "HOME", "value": "/tmp"}]
 TMP_MOUNT = {"name": "tmp", "mountPath": "/tmp"}
-_CACHES = [
+_ENVIRONMENT = [
     *HOME,
     {"name": "XDG_CACHE_HOME", "value": "/tmp/cache"},
     {"name": "HF_HOME", "value": "/tmp/cache/huggingface"},
     {"name": "TORCHINDUCTOR_CACHE_DIR", "value": "/tmp/cache/torchinductor"},
     {"name": "TRITON_CACHE_DIR", "value": "/tmp/cache/triton"},
+    {"name": "ORT_DISABLE_TELEMETRY", "value": "1"},  # the engine would look a collector up
 ]
 CONFINED = {
     "allowPrivilegeEscalation": False,

@@ -78,8 +78,9 @@ def test_environment() -> None:
     found = dict(pair.split("=", 1) for pair in text.split())
     assert found["PATH"].split(":")[0] == "/opt/modelway/bin"
     assert found["PYTHONDONTWRITEBYTECODE"] == "1"
-    homes = {entry["name"]: entry["value"] for entry in serving._CACHES}
+    homes = {entry["name"]: entry["value"] for entry in serving._ENVIRONMENT}
     assert found["HOME"] == homes["HOME"]
+    assert found["ORT_DISABLE_TELEMETRY"] == "1"
     assert "NVIDIA_VISIBLE_DEVICES" not in found
     assert not [name for name in found if re.search("TOKEN|SECRET|PASSWORD|KEY", name)]
 

@@ -6,8 +6,12 @@ The same input gives the same bytes: no date, no random identifiers, none of the
 from __future__ import annotations
 
 import html
+import importlib
 import io
+import os
 import re
+import sys
+import tempfile
 import threading
 from collections.abc import Sequence
 from datetime import UTC
@@ -95,6 +99,8 @@ def png(plots: Sequence[Plot], verdict: Verdict | None = None) -> bytes:
 def _draw(
     plots: Sequence[Plot], verdict: Verdict | None, titled: bool, kind: str, metadata: dict[str, Any]
 ) -> bytes:
+    with _DRAWING:
+        _load_matplotlib()
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -109,6 +115,19 @@ def _draw(
         _panels(figure, plots, verdict, titled)
         figure.savefig(file, format=kind, dpi=130, metadata=metadata)
     return file.getvalue()
+
+
+def _load_matplotlib() -> None:
+    """Have matplotlib look for fonts without keeping their list in the home folder, where it would also look
+    for the user's styles."""
+    if "matplotlib" in sys.modules or "MPLCONFIGDIR" in os.environ:
+        return
+    with tempfile.TemporaryDirectory(prefix="modelway-") as folder:
+        os.environ["MPLCONFIGDIR"] = folder  # read when it is imported
+        try:
+            importlib.import_module("matplotlib.font_manager")
+        finally:
+            del os.environ["MPLCONFIGDIR"]
 
 
 def _height(titled: bool) -> float:

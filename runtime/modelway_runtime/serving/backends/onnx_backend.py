@@ -20,7 +20,7 @@ from modelway_runtime.serving.tensors import DTYPES, as_served
 from modelway_runtime.serving.values import Array, Arrays
 from modelway_runtime.settings import Datatype, Device, Served, TensorSpec
 
-ort.disable_telemetry_events()  # a server tells nobody what it serves
+ort.disable_telemetry_events()  # a server tells nobody what it serves; the package's entry does more
 log = logging.getLogger(__name__)
 
 DATATYPES: dict[str, Datatype] = {
