@@ -366,6 +366,10 @@ def _limits(place: Place, _: Catalog) -> Iterator[Diagnostic]:
 def _rows(model: Resolved[Model]) -> Iterator[Diagnostic]:
     """What is said of rows must hold for the tensors and for the batching."""
     interface, batching = model.spec.spec.interface, model.spec.spec.serving.batching
+    word = (interface.rows or "").lower()
+    if word in ("none", "first") and interface.rows != word:
+        text = f'rows is the name of a dimension, "{interface.rows}"'
+        yield diagnostic("MW222", model.span("spec", "interface", "rows"), text, f"did you mean {word}?")
     if interface.rows == "none":
         if batching.max_rows > 1:
             text = f"batches of {batching.max_rows} rows of a model whose rows are none"

@@ -209,6 +209,10 @@ CASES: dict[str, tuple[dict[str, str], list[Told]]] = {
         change("model", "cpu-small}", "cpu-small, batching: {maxRows: 64}}\n  interface: {rows: none}"),
         [("MW222", "64", "whose rows are none")],
     ),
+    "rows-in-capitals": (
+        change("model", "cpu-small}", "cpu-small}\n  interface: {rows: None}"),
+        [("MW222", "None", 'the name of a dimension, "None"')],
+    ),
     "queue": (
         serving("batching: {maxRows: 64}, concurrency: {queueRows: 2}"),
         [("MW212", "2", "never fills a batch of 64")],
