@@ -20,7 +20,7 @@ from detection_results import Cell, Counts
 from detection_simulator import DAY, METRICS, MONDAY, QUIET, Array, Trace, simulate, twins
 
 from modelway_runtime.detection import canary, judge, release, rolling
-from modelway_runtime.detection.evidence import Evidence, Measured, Series
+from modelway_runtime.detection.evidence import Evidence, Measured, Pod, Series
 from modelway_runtime.detection.finding import Finding
 from modelway_runtime.detection.history import STEP_S
 from modelway_runtime.detection.settings import MetricName, Pattern
@@ -147,10 +147,16 @@ def _findings(trace: Trace, name: str, now: int) -> Sequence[Finding]:
 
 
 def _live(stable: Trace, other: Trace, name: str, now: int) -> Sequence[Finding]:
-    one = Measured(
-        name, _pattern(name), _series(other.values[name][:now]), _series(stable.values[name][:now])
-    )
     loads = [_series(trace.traffic[:now] / STEP_S) for trace in (other, stable)]
+    series = [_series(trace.values[name][:now]) for trace in (other, stable)]
+    one = Measured(
+        name,
+        _pattern(name),
+        *series,
+        pods=(Pod("canary", loads[0], series[0]),),
+        # Pods that do not differ; detection_pods.py has such that do.
+        stable_pods=tuple(Pod(f"stable-{k}", loads[1], series[1]) for k in range(8)),
+    )
     return canary.findings(one, loads[0], loads[1], MONDAY + STEP_S * other.t0, MONDAY + STEP_S * now)
 
 

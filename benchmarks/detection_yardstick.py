@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "runtime"))
 from modelway_runtime.detection import canary as live
 from modelway_runtime.detection import judge, release, rolling
 from modelway_runtime.detection.changepoints import change_points
-from modelway_runtime.detection.evidence import Array, Measured, Series
+from modelway_runtime.detection.evidence import Array, Measured, Pod, Series
 from modelway_runtime.detection.history import STEP_S
 from modelway_runtime.detection.settings import Pattern
 
@@ -39,7 +39,14 @@ def gate(values: Array, timestamps: Array, traffic: Array, t0: int, now: int) ->
 def canary(stable: Any, candidate: Any, t0: int, now: int) -> bool:
     loads = [Series(0.0, STEP_S, trace.traffic[:now] / STEP_S) for trace in (candidate, stable)]
     series = [Series(0.0, STEP_S, trace.values[:now]) for trace in (candidate, stable)]
-    one = Measured("metric", _pattern(stable.values[:now], stable.traffic[:now]), series[0], series[1])
+    one = Measured(
+        "metric",
+        _pattern(stable.values[:now], stable.traffic[:now]),
+        *series,
+        pods=(Pod("canary", loads[0], series[0]),),
+        # The harness has no pods: its stable version counts as some that do not differ.
+        stable_pods=tuple(Pod(f"stable-{k}", loads[1], series[1]) for k in range(8)),
+    )
     found = live.findings(one, loads[0], loads[1], STEP_S * t0, STEP_S * now)
     return any(judge.discoveries(found, judge.SHARES["canary"]["low"]))
 

@@ -20,13 +20,13 @@ SERVER, DETECTOR, VERDICT = "server-settings-v1", "detector-settings-v1", "verdi
 NAMES = (SERVER, DETECTOR, VERDICT)
 
 # The fields that a document may lack; every other one is required.
-OPTIONAL = {(VERDICT, "reason"), (VERDICT, "decided_at")}
+OPTIONAL = {(VERDICT, name) for name in ("reason", "decided_at", "pods", "buckets")}
 
 # Fields that exclude others which the example has.
 ELSEWHERE = {
     SERVER: {"keys_file"},
     DETECTOR: {"id", "installation_id", "private_key_file"},
-    VERDICT: {"decided_at"},
+    VERDICT: {"decided_at", "pods", "stable", "canary", "spread", "buckets"},
 }
 
 Json: TypeAlias = Any

@@ -49,13 +49,14 @@ class Pod:
     model: str
     version: str
     hash: str
+    name: str = "x7k2p"
 
     @property
     def labels(self) -> dict[str, str]:
         return {
             "namespace": self.namespace,
             "job": self.model,
-            "pod": f"{self.model}-{self.hash}-x7k2p",
+            "pod": f"{self.model}-{self.hash}-{self.name}",
             "container": "server",
             "rollouts_pod_template_hash": self.hash,
         }
@@ -72,9 +73,9 @@ class Lived:
     requests: float
     """Of a moment, on average."""
 
-    def as_pod(self, version: str, pod_hash: str) -> Lived:
+    def as_pod(self, version: str, pod_hash: str, name: str = "x7k2p") -> Lived:
         """The same of another pod, as if another version had changed nothing."""
-        pod = replace(self.pod, version=version, hash=pod_hash)
+        pod = replace(self.pod, version=version, hash=pod_hash, name=name)
         changes = {**pod.labels, "version": version}
 
         def renamed(labels: Labels) -> Labels:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from modelway_runtime.detection import cause
+from modelway_runtime.detection import cause, release, rolling
 from modelway_runtime.detection.evidence import Evidence, Measured, Series
 from modelway_runtime.detection.forge import Forge
 from modelway_runtime.detection.history import STEP_S, History, NothingSeen
@@ -64,7 +64,8 @@ class Detector:
         start = _floor(started) - self.history_s
         known = self.history.rollouts(start, end) if others is None else others
         names = tuple(watched.patterns)
-        load, measured = self.history.release(watched, names, start, end)
+        compared_from = _floor(started) - release.BEFORE_S
+        load, measured = self.history.release(watched, names, start, end, compared_from)
         return self._judged(
             watched,
             comparison="release",
@@ -136,7 +137,8 @@ class Detector:
         end = _floor(now)
         known = self.rollouts(now) if others is None else others
         names = tuple(watched.patterns)
-        load, measured = self.history.release(watched, names, end - self.history_s, end)
+        compared_from = end - max(rolling.WINDOWS_S) - release.BEFORE_S
+        load, measured = self.history.release(watched, names, end - self.history_s, end, compared_from)
         return self._judged(
             watched,
             comparison="watch",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 from modelway_runtime.detection.evidence import Array, Buckets
 from modelway_runtime.detection.numerics import scale, tail_share, tail_value
@@ -13,6 +14,7 @@ from modelway_runtime.detection.numerics import scale, tail_share, tail_value
 _BIN = 5
 _FEWEST = 60
 _SWAPS = 1999
+FEWEST_PODS = 3
 _SEED = 20_260_101
 """Of the swaps: the same evidence must give the same verdict."""
 
@@ -20,20 +22,24 @@ _SEED = 20_260_101
 @dataclass(frozen=True, slots=True)
 class Shift:
     """``effect`` is the population stability index; ``p`` is that of the Kolmogorov-Smirnov distance, whose
-    null is empirical (a histogram's observations are not independent); ``null`` holds the indices of it."""
+    null is empirical (a histogram's observations are not independent); ``null`` holds the indices of it.
+    For a canary ``usual`` is the index that pods of one version give, with ``freedom`` degrees."""
 
     effect: float
     p: float
     null: Array
+    usual: float = 0.0
+    freedom: float = 1.0
 
     @property
     def deviation(self) -> float:
-        """Robust standard deviation of the index by chance."""
-        return scale(self.null)
+        """Standard deviation of the index by chance."""
+        return max(scale(self.null), self.usual)
 
     def threshold(self, share: float) -> float:
         """The index whose p is ``share``."""
-        return tail_value(share, self.null)
+        of_pods = float(stats.t.isf(share / 2, self.freedom)) ** 2 * self.usual if self.usual else 0.0
+        return max(tail_value(share, self.null), of_pods)
 
 
 def stability_index(expected: Array, actual: Array) -> Array:
@@ -87,9 +93,12 @@ def placebo(
     return Shift(float(indices[now][0]), p, indices[null])
 
 
-def paired(stable: Buckets, canary: Buckets, first: int, last: int) -> Shift | None:
+def paired(
+    stable: Buckets, canary: Buckets, first: int, last: int, pods: Sequence[Buckets], canary_pods: int
+) -> Shift | None:
     """Canary against stable over the samples [first, last): minutes of both are swapped at random for the
-    null, so that what both vary by cancels."""
+    null, so that what both vary by cancels. Then against what each of the stable ``pods`` differs from the
+    others: pods get other callers. None with fewer than three of them."""
     s, c = np.nan_to_num(stable.counts[first:last]), np.nan_to_num(canary.counts[first:last])
     with np.errstate(invalid="ignore", divide="ignore"):
         share_s, share_c = s / s.sum(axis=1, keepdims=True), c / c.sum(axis=1, keepdims=True)
@@ -105,4 +114,29 @@ def paired(stable: Buckets, canary: Buckets, first: int, last: int) -> Shift | N
     p = float((np.count_nonzero(distances >= seen - 1e-12) + 1) / (_SWAPS + 1))
     per_minute = (s[both].sum() + c[both].sum()) / 2 / len(share_s)
     null = stability_index((mean.sum(axis=0) - turned) * per_minute, (mean.sum(axis=0) + turned) * per_minute)
-    return Shift(float(stability_index(s[both].sum(axis=0), c[both].sum(axis=0))), p, null)
+    among = _among(pods, first, last, canary_pods)
+    if among is None:
+        return None
+    usual_distance, usual, freedom = among
+    far = float(distance(s[both].sum(axis=0), c[both].sum(axis=0))) / max(usual_distance, 1e-12)
+    p = max(p, float(2 * stats.t.sf(far, freedom)))
+    return Shift(float(stability_index(s[both].sum(axis=0), c[both].sum(axis=0))), p, null, usual, freedom)
+
+
+def _among(
+    pods: Sequence[Buckets], first: int, last: int, canary_pods: int
+) -> tuple[float, float, float] | None:
+    """The distance and the index of new pods by what pods of one version differ by, and degrees of freedom.
+
+    Root mean squares of each pod against the others. A distance grows with the root of the variance of both
+    sides, the index with that variance: 1 + 1/(k-1) for one against the others, 1/m + 1/k for m new pods.
+    """
+    whole = np.array([np.nan_to_num(pod.counts[first:last]).sum(axis=0) for pod in pods])
+    whole = whole[whole.sum(axis=1) > 0] if len(whole) else whole
+    k = len(whole)
+    if k < FEWEST_PODS or not canary_pods:
+        return None
+    others = whole.sum(axis=0) - whole
+    factor = (1 / canary_pods + 1 / k) * (k - 1) / k
+    usual = float(np.sqrt(np.mean(distance(whole, others) ** 2) * factor))
+    return usual, float(np.mean(stability_index(whole, others)) * factor), k - 1.0

@@ -52,8 +52,32 @@ class Buckets:
 
 
 @dataclass(frozen=True, slots=True)
+class Resolution:
+    """The bucket of a histogram that a quantile was in, step by step: more is not known of it.
+
+    ``low`` and ``high`` are the bounds of that bucket; NaN is no bound. ``unshared`` are the bounds that only
+    some of the compared histograms have; the quantile is read without them.
+    """
+
+    low: Series
+    high: Series
+    unshared: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """What one pod measured; ``load`` in requests a second."""
+
+    name: str
+    load: Series
+    series: Series
+    buckets: Buckets | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
-    """One pattern's series. For a canary ``series`` is the canary's and ``stable`` the stable version's."""
+    """One pattern's series. For a canary ``series`` is the canary's and ``stable`` the stable version's, each
+    over all pods; ``pods`` and ``stable_pods`` are the same pod by pod, as far as pods are told apart."""
 
     name: str
     pattern: Pattern
@@ -62,6 +86,10 @@ class Measured:
     buckets: Buckets | None = None
     stable_buckets: Buckets | None = None
     queries: tuple[str, ...] = ()
+    resolution: Resolution | None = None
+    stable_resolution: Resolution | None = None
+    pods: tuple[Pod, ...] = ()
+    stable_pods: tuple[Pod, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from modelway_runtime.detection.history import HistoryFailed, NothingSeen
 from modelway_runtime.detection.memory import Memory, MemoryFailed, Publication
 from modelway_runtime.detection.monitoring import Monitoring
 from modelway_runtime.detection.prometheus import PrometheusHistory
+from modelway_runtime.detection.report import words
 from modelway_runtime.detection.sanitise import plain
 from modelway_runtime.detection.settings import Settings, Watched
 from modelway_runtime.detection.verdict import Outcome, State, Verdict
@@ -147,8 +148,8 @@ class Gate:
         verdict = look.verdict
         self._monitoring.looked(verdict, time.monotonic() - began)
         self._anomalies.verdict(verdict)
-        reason = "" if verdict.reason is msgspec.UNSET else verdict.reason
-        return Answer(verdict.outcome, verdict.state, reason, self._remembered(settings, watched, look))
+        verdict_at = self._remembered(settings, watched, look)
+        return Answer(verdict.outcome, verdict.state, _reason(verdict), verdict_at)
 
     def _failed(self, watched: Watched, began: float, message: str) -> None:
         self._monitoring.failed(watched, time.monotonic() - began)
@@ -169,6 +170,13 @@ class Gate:
             log.error("the verdict on %s is not stored: %s", watched.model, failed)  # noqa: TRY400
             return ""
         return page_url(settings, verdict) or ""
+
+
+def _reason(verdict: Verdict) -> str:
+    """Why nothing is decided; of a success, what a canary of so few pods could have shown at all."""
+    if verdict.reason is not msgspec.UNSET:
+        return verdict.reason
+    return words.seen(verdict, lambda name: plain(name, 63)) if verdict.outcome == "success" else ""
 
 
 def page_url(settings: Settings, verdict: Verdict) -> str | None:

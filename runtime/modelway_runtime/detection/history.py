@@ -28,15 +28,25 @@ class History(Protocol):
     """Series of one environment. ``start`` and ``end`` are Unix seconds; samples lie in [start, end)."""
 
     def release(
-        self, watched: Watched, patterns: Sequence[str], start: float, end: float
+        self,
+        watched: Watched,
+        patterns: Sequence[str],
+        start: float,
+        end: float,
+        compared_from: float | None = None,
     ) -> tuple[Series, tuple[Measured, ...]]:
-        """The load (requests a second), and a series for each pattern, of all versions together."""
+        """The load (requests a second), and a series for each pattern, of all versions together.
+
+        Histograms are read on the bounds that they have all the time from ``compared_from`` (None: the start)
+        on; what was before, and had others there, is missing.
+        """
         ...
 
     def canary(
         self, watched: Watched, patterns: Sequence[str], start: float, end: float, canary: str, stable: str
     ) -> tuple[Series, Series, tuple[Measured, ...]]:
-        """The loads of canary and stable pods, and both series for each pattern; by pod template hash."""
+        """The loads of canary and stable pods, and both series for each pattern, together and pod by pod; by
+        pod template hash."""
         ...
 
     def rollouts(self, start: float, end: float) -> tuple[Rollout, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from modelway_runtime import __version__
 from modelway_runtime.detection import canary, plots, release, rolling
-from modelway_runtime.detection.evidence import Evidence, Measured, Series
+from modelway_runtime.detection.evidence import Evidence, Measured, Pod, Series
 from modelway_runtime.detection.finding import Finding, Span
 from modelway_runtime.detection.judgement import Judgement
 from modelway_runtime.detection.metric_verdicts import metric_verdict
@@ -38,13 +38,14 @@ SHARES: dict[Comparison, dict[Sensitivity, float]] = {
 _HIGHEST = 1e30
 """Beyond it a number is no measurement: a terabyte of memory has thirteen digits."""
 _WEIGHT_OF_REASONS: tuple[Reason, ...] = (
-    "no_data", "too_many_gaps", "load_outside_history", "history_too_short",
+    "no_data", "too_many_gaps", "too_few_pods", "buckets_changed", "load_outside_history",
+    "history_too_short",
 )  # fmt: skip
 
 
 def judge(evidence: Evidence) -> Judgement:
     """The same evidence gives the same judgement."""
-    share = SHARES[evidence.comparison][evidence.sensitivity]
+    share = _share_of(evidence)
     known = _known(evidence)
     findings = [_weighed(evidence, finding) for finding in _findings(known)]
     counted = discoveries(findings, share)
@@ -53,6 +54,14 @@ def judge(evidence: Evidence) -> Judgement:
         for finding, counts in zip(findings, counted, strict=True)
     )
     return Judgement(_verdict(evidence, findings, found), plots.plots(known, findings, found))
+
+
+def _share_of(evidence: Evidence) -> float:
+    share = SHARES[evidence.comparison][evidence.sensitivity]
+    if evidence.comparison != "canary":
+        return share
+    assert evidence.started_at is not None, "a canary has a rollout"
+    return canary.share_of_look(share, evidence.started_at, evidence.now)
 
 
 def _known(evidence: Evidence) -> Evidence:
@@ -67,7 +76,16 @@ def _known(evidence: Evidence) -> Evidence:
     def measured(one: Measured) -> Measured:
         bounds = (1.0, 0.0) if one.pattern.metric == "error_ratio" else (_HIGHEST, -_HIGHEST)
         stable = None if one.stable is None else series(one.stable, *bounds)
-        return replace(one, series=series(one.series, *bounds), stable=stable)
+        return replace(
+            one,
+            series=series(one.series, *bounds),
+            stable=stable,
+            pods=tuple(pod(each, bounds) for each in one.pods),
+            stable_pods=tuple(pod(each, bounds) for each in one.stable_pods),
+        )
+
+    def pod(one: Pod, bounds: tuple[float, float]) -> Pod:
+        return replace(one, load=series(one.load, lowest=0.0), series=series(one.series, *bounds))
 
     return replace(
         evidence,

@@ -10,13 +10,16 @@ from typing import TypeAlias
 import numpy as np
 
 from modelway_runtime.detection import promql
-from modelway_runtime.detection.evidence import Array, Buckets, Measured, Series
+from modelway_runtime.detection.evidence import Array, Buckets, Measured, Pod, Resolution, Series
+from modelway_runtime.detection.histograms import Histogram, bounds_of, new_in, quantiles_on, together
 from modelway_runtime.detection.history import STEP_S, HistoryFailed
 from modelway_runtime.detection.promql import Query
-from modelway_runtime.detection.quantiles import histogram_quantile
+from modelway_runtime.detection.quantiles import Quantiles
 from modelway_runtime.detection.settings import Pattern, Watched
 
 _MOST_STEPS = 20_000_000  # of 60 seconds: 38 years
+MOST_PODS = 30
+"""Of one version that are read one by one: as many tell how much pods differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,10 @@ class Grid:
         """What is not finite is missing."""
         return Series(self.start, STEP_S, finite(values))
 
+    def index(self, time: float) -> int:
+        """Of the first time at or after a Unix time, within 0 and the count."""
+        return min(max(math.ceil((time - self.start) / STEP_S), 0), self.count)
+
     def nothing(self) -> Array:
         """As many missing values."""
         return np.full(self.count, np.nan)
@@ -54,17 +61,31 @@ Ask: TypeAlias = Callable[[Sequence[Query], Grid], Mapping[Query, Answer]]
 
 
 def release(
-    ask: Ask, watched: Watched, patterns: Sequence[str], grid: Grid, window_s: float
+    ask: Ask,
+    watched: Watched,
+    patterns: Sequence[str],
+    grid: Grid,
+    window_s: float,
+    compared_from: float | None = None,
 ) -> tuple[Series, tuple[Measured, ...]]:
     """``History.release`` by queries."""
     load = promql.load(watched, window_s)
     plans = {name: promql.queries(watched, pattern_of(watched, name), window_s) for name in patterns}
     answers = ask(_distinct([load, *(query for plan in plans.values() for query in plan)]), grid)
+    first = 0 if compared_from is None else grid.index(compared_from)
     measured = []
     for name, plan in plans.items():
-        (series, buckets), *_ = _read(plan, [answers], grid)
+        pattern = watched.patterns[name]
+        (side,) = _sides(pattern, [[answers[query] for query in plan]], [{}], grid, first)
         measured.append(
-            Measured(name, watched.patterns[name], series, buckets=buckets, queries=tuple(map(str, plan)))
+            Measured(
+                name,
+                pattern,
+                grid.series(side.whole.values),
+                buckets=side.whole.buckets,
+                queries=tuple(map(str, plan)),
+                resolution=_resolution(side, grid, first),
+            )
         )
     return grid.series(_one(answers[load], grid)), tuple(measured)
 
@@ -78,23 +99,35 @@ def canary(
     hashes: tuple[str, str],
 ) -> tuple[Series, Series, tuple[Measured, ...]]:
     """``History.canary`` by queries; the hashes are the canary's and the stable pods'."""
-    loads = [promql.load(watched, window_s, one) for one in hashes]
+    loads = [promql.load(watched, window_s, each) for each in hashes]
     plans = {
-        name: [promql.queries(watched, pattern_of(watched, name), window_s, one) for one in hashes]
+        name: [promql.queries(watched, pattern_of(watched, name), window_s, each) for each in hashes]
         for name in patterns
     }
-    wanted = [query for both in plans.values() for plan in both for query in plan]
-    answers = ask(_distinct([*loads, *wanted]), grid)
+    queries = [query for both in plans.values() for plan in both for query in plan]
+    answers = ask(_distinct([*loads, *queries]), grid)
+    by_pod = [{key[0]: values for key, values in answers[load].items()} for load in loads]
     measured = []
     for name, both in plans.items():
-        renamed = [
-            {query: answers[other] for query, other in zip(both[0], plan, strict=True)} for plan in both
-        ]
-        (series, buckets), (stable, stable_buckets) = _read(both[0], renamed, grid)
-        asked = tuple(str(query) for plan in both for query in plan)
         pattern = watched.patterns[name]
-        measured.append(Measured(name, pattern, series, stable, buckets, stable_buckets, asked))
-    first, second = (grid.series(_one(answers[load], grid)) for load in loads)
+        read = [[answers[query] for query in plan] for plan in both]
+        one, other = _sides(pattern, read, by_pod, grid, 0)
+        measured.append(
+            Measured(
+                name,
+                pattern,
+                grid.series(one.whole.values),
+                grid.series(other.whole.values),
+                one.whole.buckets,
+                other.whole.buckets,
+                tuple(str(query) for plan in both for query in plan),
+                _resolution(one, grid, 0),
+                _resolution(other, grid, 0),
+                _pods(one, by_pod[0], grid),
+                _pods(other, by_pod[1], grid),
+            )
+        )
+    first, second = (grid.series(_summed(pods, grid)) for pods in by_pod)
     return first, second, tuple(measured)
 
 
@@ -124,65 +157,167 @@ def _one(answer: Answer, grid: Grid) -> Array:
     return answer.get((), grid.nothing())
 
 
-def _read(
-    plan: tuple[Query, ...], answers: Sequence[Mapping[Query, Answer]], grid: Grid
-) -> list[tuple[Series, Buckets | None]]:
-    """A series for each of the answers, which share bounds of buckets and order of classes."""
-    if len(plan) == 1:
-        return [(grid.series(_one(answer[plan[0]], grid)), None) for answer in answers]
-    values, classes = ([answer[query] for answer in answers] for query in plan)
-    with np.errstate(over="ignore", invalid="ignore"):  # counts that no server has counted
-        if any(classes) and not any(values):
-            return _classes(classes, grid)
-        return [_values(one, _bounds(values), grid) for one in values]
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A pattern's values at the times of the grid, and for a histogram what they were read from."""
+
+    values: Array
+    buckets: Buckets | None = None
+    quantiles: Quantiles | None = None
 
 
-def _bounds(answers: Sequence[Answer]) -> list[float]:
-    """The bounds that at least half of the histograms have, ascending, infinity among them: a version
-    with other buckets, or a partial answer, costs some steps and not the whole history."""
-    times: dict[float, int] = {}
-    for answer in answers:
-        for bound, values in by_bound(answer).items():
-            times[bound] = times.get(bound, 0) + int(np.isfinite(values).sum())
-    return sorted(bound for bound, count in times.items() if 2 * count >= times.get(math.inf, 0) and count)
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """One of the compared versions: all its pods together, and each of them."""
+
+    whole: _Read
+    pods: Mapping[str, _Read]
+    unshared: tuple[float, ...] = ()
 
 
-def _values(answer: Answer, bounds: list[float], grid: Grid) -> tuple[Series, Buckets | None]:
-    """The median, and new observations by bucket."""
-    found = by_bound(answer)
-    if math.inf not in bounds:
-        return grid.series(grid.nothing()), None
-    upto = np.stack([found.get(bound, grid.nothing()) for bound in bounds])
-    partial = np.isnan(upto).any(axis=0)
-    rising = np.maximum.accumulate(upto, axis=0)
-    counts = np.diff(rising, axis=0, prepend=0.0).T
-    counts[partial] = np.nan
-    median = histogram_quantile(0.5, found, grid.count)
-    edges = np.array(bounds[:-1], np.float64)
-    return grid.series(median), Buckets(grid.start, STEP_S, edges, finite(counts))
+def _sides(
+    pattern: Pattern,
+    answers: Sequence[Sequence[Answer]],
+    loads: Sequence[Mapping[str, Array]],
+    grid: Grid,
+    first: int,
+) -> list[_Side]:
+    """Of each version by the answers to its queries and the loads of its pods. Versions share bounds of
+    buckets, as they are from the step ``first`` on, and the order of classes."""
+    if pattern.metric in promql.BUCKETS:
+        assert pattern.quantile is not None
+        return _histograms([_parts(each[0]) for each in answers], pattern.quantile, grid, first, False)
+    if pattern.metric == "output_value":
+        values, classes = ([each[index] for each in answers] for index in (0, 1))
+        with np.errstate(over="ignore", invalid="ignore"):  # counts that no server has counted
+            if any(classes) and not any(values):
+                return _classes(classes, grid)
+            return _histograms([_parts(each) for each in values], 0.5, grid, first, True)
+    return [
+        _plain(pattern, {key[-1] if key else "": values for key, values in each[0].items()}, load, grid)
+        for each, load in zip(answers, loads, strict=True)
+    ]
 
 
-def _classes(answers: Sequence[Answer], grid: Grid) -> list[tuple[Series, Buckets | None]]:
+def _plain(pattern: Pattern, pods: Mapping[str, Array], loads: Mapping[str, Array], grid: Grid) -> _Side:
+    """Rates add up, shares are weighed by requests, and what a machine has is averaged."""
+    if pattern.metric == "throughput":
+        whole = _summed(pods, grid)
+    elif pattern.metric == "error_ratio" and loads:
+        weights = {
+            pod: np.where(np.isnan(values), np.nan, loads.get(pod, grid.nothing()))
+            for pod, values in pods.items()
+        }
+        failed = {pod: values * weights[pod] for pod, values in pods.items()}
+        total = _summed(weights, grid)
+        whole = np.divide(_summed(failed, grid), total, out=grid.nothing(), where=total > 0)
+    else:
+        known = {pod: np.where(np.isnan(values), np.nan, 1.0) for pod, values in pods.items()}
+        whole = _summed(pods, grid) / _summed(known, grid)
+    return _Side(_Read(whole), {pod: _Read(values) for pod, values in pods.items()})
+
+
+def _summed(pods: Mapping[str, Array], grid: Grid) -> Array:
+    """Of what is there; missing where nothing is."""
+    total = grid.nothing()
+    for values in pods.values():
+        total = np.where(np.isnan(total), values, total + np.nan_to_num(values))
+    return total
+
+
+def _parts(answer: Answer) -> dict[str, Histogram]:
+    """A histogram for each pod or revision."""
+    parts: dict[str, dict[tuple[str, ...], Array]] = {}
+    for (bound, part), values in answer.items():
+        parts.setdefault(part, {})[(bound,)] = values
+    return {part: by_bound(each) for part, each in parts.items()}
+
+
+def _histograms(
+    sides: Sequence[Mapping[str, Histogram]], quantile: float, grid: Grid, first: int, counted: bool
+) -> list[_Side]:
+    """``counted``: with the new observations of each bucket, whose distribution is compared as well."""
+    bounds = bounds_of([each for parts in sides for each in parts.values()], first)
+
+    def of(parts: Sequence[Histogram]) -> _Read:
+        if len(bounds.shared) < 2 or bounds.shared[-1] != math.inf:
+            return _Read(grid.nothing())
+        whole = together(parts, bounds.shared, grid.count)
+        read = quantiles_on(bounds.shared, whole, quantile, grid.count)
+        edges = np.array(bounds.shared[:-1], np.float64)
+        new = Buckets(grid.start, STEP_S, edges, new_in(whole, bounds.shared)) if counted else None
+        return _Read(read.values, new, read)
+
+    return [
+        _Side(of(list(parts.values())), {part: of([each]) for part, each in parts.items()}, bounds.unshared)
+        for parts in sides
+    ]
+
+
+def _classes(answers: Sequence[Answer], grid: Grid) -> list[_Side]:
     """The share of the class that is the most frequent in all answers together, and new ones by class.
 
     Classes stand for buckets: numbers by size, then names by letters; the bounds are their places. A class
     that was not counted yet has no series: zero where another has one.
     """
     names = sorted({key[0] for answer in answers for key in answer}, key=_class_order)
-    tables = []
+    counted: list[dict[str, Array]] = []
     for answer in answers:
-        table = np.stack([answer.get((name,), grid.nothing()) for name in names], axis=1)
-        missing = np.isnan(table)
-        some = ~missing.all(axis=1, keepdims=True)
-        tables.append(np.where(some & missing, 0.0, table))
-    frequent = int(np.nansum(np.concatenate(tables), axis=0).argmax())
-    read: list[tuple[Series, Buckets | None]] = []
-    for table in tables:
+        pods: dict[str, Array] = {}
+        for key, values in answer.items():
+            table = pods.setdefault(key[1] if len(key) > 1 else "", np.full((grid.count, len(names)), np.nan))
+            table[:, names.index(key[0])] = values
+        counted.append(pods)
+    frequent = int(
+        np.sum([np.nansum(table, axis=0) for pods in counted for table in pods.values()], axis=0).argmax()
+    )
+
+    def read(tables: Sequence[Array]) -> _Read:
+        table = np.full((grid.count, len(names)), np.nan)
+        for each in tables:
+            table = np.where(np.isnan(table), each, table + np.nan_to_num(each))
+        some = ~np.isnan(table).all(axis=1, keepdims=True)
+        table = np.where(some & np.isnan(table), 0.0, table)
         whole = table.sum(axis=1)
         share = np.divide(table[:, frequent], whole, out=grid.nothing(), where=whole > 0)
         places = np.arange(len(names) - 1, dtype=np.float64)
-        read.append((grid.series(share), Buckets(grid.start, STEP_S, places, finite(table))))
-    return read
+        return _Read(share, Buckets(grid.start, STEP_S, places, finite(table)))
+
+    return [
+        _Side(read(list(pods.values())), {pod: read([table]) for pod, table in pods.items()})
+        for pods in counted
+    ]
+
+
+def _resolution(side: _Side, grid: Grid, first: int) -> Resolution | None:
+    """Of what is compared: from the step ``first`` on."""
+    if side.whole.quantiles is None:
+        return Resolution(*_nowhere(grid), side.unshared) if side.unshared else None
+    low, high = (
+        Series(grid.start + first * STEP_S, STEP_S, finite(each[first:]))
+        for each in (side.whole.quantiles.low, side.whole.quantiles.high)
+    )
+    return Resolution(low, high, side.unshared)
+
+
+def _nowhere(grid: Grid) -> tuple[Series, Series]:
+    nothing = Series(grid.start, STEP_S, np.zeros(0))
+    return nothing, nothing
+
+
+def _pods(side: _Side, loads: Mapping[str, Array], grid: Grid) -> tuple[Pod, ...]:
+    """Those with the most samples, by name. Series without the label are of no pod that could be told."""
+    names = [pod for pod in side.pods if pod]
+    names = sorted(names, key=lambda pod: (-np.isfinite(side.pods[pod].values).sum(), pod))[:MOST_PODS]
+    return tuple(
+        Pod(
+            pod,
+            grid.series(loads.get(pod, grid.nothing())),
+            grid.series(side.pods[pod].values),
+            side.pods[pod].buckets,
+        )
+        for pod in sorted(names)
+    )
 
 
 def _class_order(name: str) -> tuple[bool, float, str]:

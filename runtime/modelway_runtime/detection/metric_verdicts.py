@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
+from modelway_runtime.detection.among_pods import AmongPods
 from modelway_runtime.detection.changepoints import change_points
 from modelway_runtime.detection.evidence import Array
 from modelway_runtime.detection.finding import POWER, Finding
@@ -14,6 +15,7 @@ from modelway_runtime.detection.verdict import (
     UNITS,
     Effect,
     MetricVerdict,
+    Pods,
     State,
     Window,
     Windows,
@@ -54,7 +56,18 @@ def metric_verdict(finding: Finding, counts: bool, share: float, tests: int) -> 
         change_points=tuple(moment(at) for at in _changes(finding)) if counts else (),
         queries=finding.measured.queries,
         sparkline=sparkline(_around(finding)),
+        pods=_pods(finding),
     )
+
+
+def _pods(finding: Finding) -> Pods | msgspec.UnsetType:
+    """Of a canary. The spread is that of the pods that a test has used."""
+    measured, size = finding.measured, finding.size
+    if measured.stable is None:
+        return msgspec.UNSET
+    if not isinstance(size, AmongPods):
+        return Pods(stable=len(measured.stable_pods), canary=len(measured.pods), spread=None)
+    return Pods(stable=size.stable, canary=size.canary, spread=_finite(finding.relative(size.spread)))
 
 
 def _state(finding: Finding, counts: bool) -> State:

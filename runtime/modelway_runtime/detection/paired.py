@@ -45,36 +45,6 @@ class Paired:
         return float(self.error * stats.t.isf(share / 2, self.freedom))
 
 
-def level(stable: Array, canary: Array, unit: float | None = None) -> Paired | None:
-    """Minute by minute: the difference of logs of positive values, or of the values in a ``unit``.
-
-    The standard error counts only as many minutes as an AR(1) series of the same autocorrelation is worth
-    (Zwiers and von Storch, Journal of Climate 8, 1995). None with fewer than ``FEWEST`` minutes.
-    """
-    if unit is not None:
-        return _mean_of((canary - stable) / unit)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        difference = np.log(np.where(canary > 0, canary, np.nan)) - np.log(
-            np.where(stable > 0, stable, np.nan)
-        )
-    return _mean_of(difference)
-
-
-def spread(
-    stable: Array, canary: Array, stable_load: Array, canary_load: Array, logs: bool = True
-) -> Paired | None:
-    """Whether the canary varies more from minute to minute than its smaller share of the load explains.
-
-    The noise of a quantile falls with the root of the requests; half the log of the loads' ratio
-    is taken off.
-    """
-    loads = [load[np.isfinite(load) & (load > 0)] for load in (stable_load, canary_load)]
-    if not all(len(load) for load in loads):
-        return None
-    sampling = 0.5 * np.log(loads[0].mean() / loads[1].mean())
-    return _mean_of(_roughness(canary, logs) - _roughness(stable, logs) - sampling)
-
-
 def errors(stable: Array, canary: Array, stable_load: Array, canary_load: Array) -> Paired | None:
     """Shares of requests, pooled over the time: a score test of two rates, its variance never less than that
     of counts, and more where the counts of five minutes vary more than chance (Pearson's statistic)."""
@@ -128,7 +98,7 @@ def _beyond_chance(
     return max(1.0, (statistic + weight * usual) / (blocks - 1 + weight)), blocks
 
 
-def _roughness(values: Array, logs: bool) -> Array:
+def roughness(values: Array, logs: bool) -> Array:
     """Log of how far each minute lies from the median of the four around it."""
     if logs:
         values = np.log(np.where(values > 0, values, np.nan))
@@ -139,7 +109,12 @@ def _roughness(values: Array, logs: bool) -> Array:
     return np.asarray(np.log(np.abs(values - row_medians(around)) + 1e-4))
 
 
-def _mean_of(difference: Array) -> Paired | None:
+def mean_of(difference: Array) -> Paired | None:
+    """A robust mean of what is known, against zero.
+
+    Its standard error counts only as many minutes as an AR(1) series of the same autocorrelation is worth
+    (Zwiers and von Storch, Journal of Climate 8, 1995). None with fewer than ``FEWEST`` minutes.
+    """
     known = difference[np.isfinite(difference)]
     number = len(known)
     if number < FEWEST:

@@ -35,10 +35,16 @@ class PrometheusHistory:
         self._within_s = within_s
 
     def release(
-        self, watched: Watched, patterns: Sequence[str], start: float, end: float
+        self,
+        watched: Watched,
+        patterns: Sequence[str],
+        start: float,
+        end: float,
+        compared_from: float | None = None,
     ) -> tuple[Series, tuple[Measured, ...]]:
         """``History.release``."""
-        return measuring.release(self._ask, watched, patterns, Grid.within(start, end), self._window_s)
+        grid = Grid.within(start, end)
+        return measuring.release(self._ask, watched, patterns, grid, self._window_s, compared_from)
 
     def canary(
         self, watched: Watched, patterns: Sequence[str], start: float, end: float, canary: str, stable: str

@@ -1,8 +1,9 @@
 """The queries of the detector, as values: ``str`` gives the PromQL that a Prometheus is asked, and
 ``samples`` computes the same from a file.
 
-They aggregate away pods, versions and template hashes, so that a release is a change within one series;
-a ``pod_hash`` keeps to the pods of one revision.
+They aggregate away pods and versions, so that a release is a change within one series; a ``pod_hash`` keeps
+to the pods of one revision, and to each of them: pods differ, so a canary is compared pod by pod. Histograms
+keep revisions apart, since two revisions may have different bounds.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ GAUGES: dict[MetricName, str] = {
 METRICS = frozenset({REQUESTS, VALUES, CLASSES, READY, UP, MEMORY, *BUCKETS.values(), *GAUGES.values()})
 
 HASH = "rollouts_pod_template_hash"
+POD = "pod"
 CONTAINER = "server"
 BAD_CODES = "5..|429"
 """Codes that the caller could not use: bad for availability (``docs/contract.md``)."""
@@ -108,18 +110,8 @@ class Ratio:
 
 
 @dataclass(frozen=True, slots=True)
-class Quantile:
-    quantile: float
-    buckets: Rate
-    by: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"histogram_quantile({self.quantile!r}, {self.buckets})"
-
-
-@dataclass(frozen=True, slots=True)
 class Mean:
-    """Of a gauge over pods and GPUs; ``of`` keeps to the pods that it finds."""
+    """Of a gauge over pods and GPUs, or over the GPUs of each pod; ``of`` keeps to the pods that it finds."""
 
     selector: Selector
     window_s: float
@@ -128,7 +120,8 @@ class Mean:
 
     def __str__(self) -> str:
         each = f"max by (pod, gpu) (avg_over_time({self.selector}[{_duration(self.window_s)}]))"
-        return f"avg({each} and on (pod) {self.of})" if self.of else f"avg({each})"
+        by = f" by ({', '.join(self.by)}) " if self.by else ""
+        return f"avg{by}({each} and on (pod) {self.of})" if self.of else f"avg{by}({each})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +135,12 @@ class Running:
         return f"max by ({', '.join(self.by)}) ({self.selector}) == 1"
 
 
-Query: TypeAlias = Rate | Ratio | Quantile | Mean | Running
+Query: TypeAlias = Rate | Ratio | Mean | Running
 
 
 def load(watched: Watched, window_s: float, pod_hash: str | None = None) -> Rate:
-    """Requests a second."""
-    return Rate(_of_model(REQUESTS, watched, pod_hash), window_s)
+    """Requests a second; of each pod of the revision ``pod_hash``."""
+    return Rate(_of_model(REQUESTS, watched, pod_hash), window_s, _by(pod_hash))
 
 
 def queries(
@@ -156,24 +149,27 @@ def queries(
     """What a pattern is measured by: one query, or for ``output_value`` two, of which one has an answer
     (buckets of values or counts of classes, new ones in each step)."""
     metric = pattern.metric
+    parts = _by(pod_hash) or (HASH,)
     if metric in BUCKETS:
-        assert pattern.quantile is not None  # the settings see to it
-        buckets = Rate(_of_model(BUCKETS[metric], watched, pod_hash), window_s, by=("le",))
-        return (Quantile(pattern.quantile, buckets),)
+        return (Rate(_of_model(BUCKETS[metric], watched, pod_hash), window_s, ("le", *parts)),)
     if metric == "throughput":
         return (load(watched, window_s, pod_hash),)
     if metric == "error_ratio":
         whole = load(watched, window_s, pod_hash)
         bad = (*whole.selector.matchers, Matcher("code", BAD_CODES, pattern=True))
-        return (Ratio(Rate(Selector(REQUESTS, bad), window_s), whole),)
+        return (Ratio(Rate(Selector(REQUESTS, bad), window_s, whole.by), whole, whole.by),)
     if metric == "memory":
         return (_memory(watched, window_s, pod_hash),)
     if metric in GAUGES:
-        return (Mean(_of_job(GAUGES[metric], watched, pod_hash), window_s),)
+        return (Mean(_of_job(GAUGES[metric], watched, pod_hash), window_s, by=_by(pod_hash)),)
     return (
-        Rate(_of_model(VALUES, watched, pod_hash), window_s, ("le",), STEP_S),
-        Rate(_of_model(CLASSES, watched, pod_hash), window_s, ("class",), STEP_S),
+        Rate(_of_model(VALUES, watched, pod_hash), window_s, ("le", *parts), STEP_S),
+        Rate(_of_model(CLASSES, watched, pod_hash), window_s, ("class", *_by(pod_hash)), STEP_S),
     )
+
+
+def _by(pod_hash: str | None) -> tuple[str, ...]:
+    return () if pod_hash is None else (POD,)
 
 
 def running(namespaces: Iterable[str]) -> Running:
@@ -204,7 +200,7 @@ def _memory(watched: Watched, window_s: float, pod_hash: str | None) -> Mean:
         Matcher("container", CONTAINER),
     )
     of = None if pod_hash is None else _of_job(UP, watched, pod_hash)
-    return Mean(Selector(MEMORY, pods), max(window_s, _LEAST_MEMORY_WINDOW_S), of)
+    return Mean(Selector(MEMORY, pods), max(window_s, _LEAST_MEMORY_WINDOW_S), of, _by(pod_hash))
 
 
 def _pods_of(job: str) -> str:

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from modelway_runtime.detection.evidence import Array
 from modelway_runtime.detection.history import STEP_S
-from modelway_runtime.detection.measuring import Answer, Grid, by_bound, finite
+from modelway_runtime.detection.measuring import Answer, Grid, finite
 from modelway_runtime.detection.openmetrics import Recorded
-from modelway_runtime.detection.promql import Matcher, Mean, Quantile, Query, Rate, Ratio, Running, Selector
-from modelway_runtime.detection.quantiles import histogram_quantile
+from modelway_runtime.detection.promql import Matcher, Mean, Query, Rate, Ratio, Running, Selector
 
 LOOKBACK_MS = 300_000
 """How long a sample answers for its series."""
@@ -56,14 +55,13 @@ class Samples:
             case Rate():
                 return self._rate(query, grid)
             case Ratio():
-                part = self._rate(query.part, grid).get((), grid.nothing())
-                whole = self._rate(query.whole, grid).get((), grid.nothing())
-                return {(): np.where(whole > 0, np.where(np.isnan(part), 0.0, part) / whole, np.nan)}
-            case Quantile():
-                buckets = by_bound(self._rate(query.buckets, grid))
-                return {(): histogram_quantile(query.quantile, buckets, grid.count)}
+                parts = self._rate(query.part, grid)
+                return {
+                    key: _share(parts.get(key, grid.nothing()), whole)
+                    for key, whole in self._rate(query.whole, grid).items()
+                }
             case Mean():
-                return {(): self._mean(query, grid)}
+                return self._mean(query, grid)
             case Running():
                 pieces = ((one.labels, _newest(one, grid)) for one in self._select(query.selector))
                 found = _greatest(pieces, query.by, grid)
@@ -84,7 +82,7 @@ class Samples:
             counts[key][at] += 1
         return {key: np.where(counts[key] > 0, total, np.nan) for key, total in totals.items()}
 
-    def _mean(self, query: Mean, grid: Grid) -> Array:
+    def _mean(self, query: Mean, grid: Grid) -> dict[tuple[str, ...], Array]:
         window_ms = round(1000 * query.window_s)
         pieces = ((one.labels, _averages(one, grid, window_ms)) for one in self._select(query.selector))
         found = _greatest(pieces, ("pod", "gpu"), grid)
@@ -93,12 +91,24 @@ class Samples:
             up = _greatest(present, ("pod",), grid)
             there = {key: ~np.isnan(up.get(key[:1], grid.nothing())) for key in found}
             found = {key: np.where(there[key], values, np.nan) for key, values in found.items()}
-        total, count = np.zeros(grid.count), np.zeros(grid.count, np.int64)
-        for values in found.values():
-            missing = np.isnan(values)
-            total += np.where(missing, 0.0, values)
-            count += ~missing
-        return np.divide(total, count, out=grid.nothing(), where=count > 0)
+        groups: dict[tuple[str, ...], list[Array]] = defaultdict(list)
+        for key, values in found.items():
+            groups[key[: len(query.by)]].append(values)
+        return {key: _average(values, grid) for key, values in groups.items()}
+
+
+def _share(part: Array, whole: Array) -> Array:
+    return np.where(whole > 0, np.where(np.isnan(part), 0.0, part) / whole, np.nan)
+
+
+def _average(group: Sequence[Array], grid: Grid) -> Array:
+    """``avg``: of what is there."""
+    total, count = np.zeros(grid.count), np.zeros(grid.count, np.int64)
+    for values in group:
+        missing = np.isnan(values)
+        total += np.where(missing, 0.0, values)
+        count += ~missing
+    return np.divide(total, count, out=grid.nothing(), where=count > 0)
 
 
 def _matches(matcher: Matcher, value: str) -> bool:

@@ -5,9 +5,9 @@ What a file is, its name says:
 ``*.csv``, ``*.parquet``
     One model, one row a time. ``time`` in Unix seconds or RFC 3339 with a zone; ``load`` in requests a
     second; a column for each pattern, by its name in the settings and in the unit of its metric. Columns
-    ``version`` and ``hash`` are optional: rollouts are told from them, and canaries from ``hash`` (then a
-    time has a row for each hash). Empty and NaN are missing. The order of rows does not matter; rows of one
-    step are averaged.
+    ``version``, ``hash`` and ``pod`` are optional: rollouts are told from the first two, and canaries from
+    ``hash`` and ``pod`` (then a time has a row for each pod). Empty and NaN are missing. The order of rows
+    does not matter; rows of one step are averaged.
 
 anything else
     OpenMetrics text with timestamps, as ``promtool tsdb create-blocks-from openmetrics`` reads it: the
@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from modelway_runtime.detection import measuring, openmetrics, promql, tables
-from modelway_runtime.detection.evidence import Array, Measured, Series
+from modelway_runtime.detection.evidence import Array, Measured, Pod, Series
 from modelway_runtime.detection.history import HistoryFailed
 from modelway_runtime.detection.measuring import Grid
 from modelway_runtime.detection.samples import Samples
@@ -45,12 +45,17 @@ class FileHistory:
         self._window_s = promql.rate_window(scrape_interval_s)
 
     def release(
-        self, watched: Watched, patterns: Sequence[str], start: float, end: float
+        self,
+        watched: Watched,
+        patterns: Sequence[str],
+        start: float,
+        end: float,
+        compared_from: float | None = None,
     ) -> tuple[Series, tuple[Measured, ...]]:
         """``History.release``."""
         grid, content = Grid.within(start, end), self._content
         if isinstance(content, Samples):
-            return measuring.release(content.ask, watched, patterns, grid, self._window_s)
+            return measuring.release(content.ask, watched, patterns, grid, self._window_s, compared_from)
         load, *columns = self._columns(content, watched, patterns, grid)
         return grid.series(load), tuple(
             Measured(name, watched.patterns[name], grid.series(values))
@@ -67,11 +72,20 @@ class FileHistory:
             return measuring.canary(content.ask, watched, patterns, grid, self._window_s, hashes)
         if tables.HASH not in content.names:
             raise HistoryFailed(f"{self._path}: no column `hash`, which tells canary from stable.")
-        both = [self._columns(content, watched, patterns, grid, one) for one in hashes]
-        (load, *columns), (stable_load, *stable_columns) = both
+        (load, *columns), (stable_load, *stable_columns) = (
+            self._columns(content, watched, patterns, grid, each) for each in hashes
+        )
+        pods, stable_pods = (self._pods(content, watched, patterns, grid, each) for each in hashes)
         measured = tuple(
-            Measured(name, watched.patterns[name], grid.series(values), grid.series(stable_values))
-            for name, values, stable_values in zip(patterns, columns, stable_columns, strict=True)
+            Measured(
+                name,
+                watched.patterns[name],
+                grid.series(columns[index]),
+                grid.series(stable_columns[index]),
+                pods=pods[index],
+                stable_pods=stable_pods[index],
+            )
+            for index, name in enumerate(patterns)
         )
         return grid.series(load), grid.series(stable_load), measured
 
@@ -103,8 +117,30 @@ class FileHistory:
         except OSError as error:
             raise HistoryFailed(f"{self._path}: {error.strerror or error}.") from None
 
+    def _pods(
+        self, table: Table, watched: Watched, patterns: Sequence[str], grid: Grid, pod_hash: str
+    ) -> list[tuple[Pod, ...]]:
+        """A revision's pods, for each pattern."""
+        read = {
+            pod: self._columns(table, watched, patterns, grid, pod_hash, pod)
+            for pod in table.pods(grid, pod_hash)
+        }
+        return [
+            tuple(
+                Pod(pod, grid.series(columns[0]), grid.series(columns[1 + index]))
+                for pod, columns in read.items()
+            )
+            for index in range(len(patterns))
+        ]
+
     def _columns(
-        self, table: Table, watched: Watched, patterns: Sequence[str], grid: Grid, pod_hash: str | None = None
+        self,
+        table: Table,
+        watched: Watched,
+        patterns: Sequence[str],
+        grid: Grid,
+        pod_hash: str | None = None,
+        pod: str | None = None,
     ) -> list[Array]:
         """The load, then a column for each pattern."""
         mine = (self._watched.namespace, self._watched.model)
@@ -114,4 +150,4 @@ class FileHistory:
                 "a table holds one model."
             )
         metrics = [(name, measuring.pattern_of(watched, name).metric == "throughput") for name in patterns]
-        return table.series([(tables.LOAD, True), *metrics], grid, pod_hash)
+        return table.series([(tables.LOAD, True), *metrics], grid, pod_hash, pod)

@@ -6,7 +6,7 @@ import csv
 import os
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 
 from modelway_runtime.detection.evidence import Array
 from modelway_runtime.detection.history import STEP_S, HistoryFailed
-from modelway_runtime.detection.measuring import Answer, Grid, finite
+from modelway_runtime.detection.measuring import MOST_PODS, Answer, Grid, finite
 from modelway_runtime.detection.openmetrics import LATEST_S
 from modelway_runtime.extras import lacking
 
-TIME, LOAD, VERSION, HASH = "time", "load", "version", "hash"
+TIME, LOAD, VERSION, HASH, POD = "time", "load", "version", "hash", "pod"
 MOST_ROWS = 50_000_000
 _MOST_REVISIONS = 1000
 _BLOCK = 10_000  # rows
-_TEXT = frozenset({VERSION, HASH})
+_TEXT = frozenset({VERSION, HASH, POD})
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _MISSING = frozenset({"", "nan", "null", "na", "inf", "+inf", "-inf"})
 _MOMENT = re.compile(
@@ -35,31 +35,36 @@ _MOMENT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of a file. ``revision[i]`` is the index in ``revisions`` (version, hash) of row ``i``; times are
-    Unix seconds, in any order; a value that is missing is NaN."""
+    """Rows of a file. ``revision[i]`` is the index in ``revisions`` (version, hash, pod) of row ``i``; times
+    are Unix seconds, in any order; a value that is missing is NaN."""
 
     path: str
     times: Array
-    revisions: tuple[tuple[str, str], ...]
+    revisions: tuple[tuple[str, str, str], ...]
     revision: NDArray[np.intp]
     columns: dict[str, Array]
     names: tuple[str, ...]
 
     def series(
-        self, wanted: Sequence[tuple[str, bool]], grid: Grid, pod_hash: str | None = None
+        self,
+        wanted: Sequence[tuple[str, bool]],
+        grid: Grid,
+        pod_hash: str | None = None,
+        pod: str | None = None,
     ) -> list[Array]:
         """Columns at the times of a grid; ``wanted`` has names, and whether values of revisions add up.
 
-        A time has the rows of the step that ends with it. Rows of one revision within a step are averaged;
-        then revisions that run beside each other are added up, or averaged by load (near for a quantile,
-        not exact).
+        A time has the rows of the step that ends with it. Rows of one revision's pod within a step are
+        averaged; then what runs beside each other is added up, or averaged by load (near for a quantile, not
+        exact).
         """
         columns = [(self._column(name), adds) for name, adds in wanted]
         load = self._column(LOAD)
         rows, steps = self._rows(grid)
         if pod_hash is not None:
-            of_hash = np.array([one[1] == pod_hash for one in self.revisions], bool)[self.revision[rows]]
-            rows, steps = rows[of_hash], steps[of_hash]
+            chosen = [each[1] == pod_hash and pod in (None, each[2]) for each in self.revisions]
+            there = np.array(chosen, bool)[self.revision[rows]]
+            rows, steps = rows[there], steps[there]
         width = max(1, len(self.revisions))
         cells, cell = np.unique(steps * width + self.revision[rows], return_inverse=True)
         step = cells // width
@@ -75,17 +80,27 @@ class Table:
         """1 where there is a row of a revision, by namespace, model, version and hash."""
         if VERSION not in self.names and HASH not in self.names:
             return {}
-        if len(self.revisions) > _MOST_REVISIONS:
-            raise HistoryFailed(
-                f"{self.path}: {len(self.revisions)} pairs of version and hash are no releases."
-            )
+        pairs = {each[:2] for each in self.revisions}
+        if len(pairs) > _MOST_REVISIONS:
+            raise HistoryFailed(f"{self.path}: {len(pairs)} pairs of version and hash are no releases.")
         rows, steps = self._rows(grid)
         answer: dict[tuple[str, ...], Array] = {}
-        for index, (version, pod_hash) in enumerate(self.revisions):
-            values = grid.nothing()
+        for index, (version, pod_hash, _) in enumerate(self.revisions):
+            values = answer.setdefault((namespace, model, version, pod_hash), grid.nothing())
             values[steps[self.revision[rows] == index]] = 1.0
-            answer[namespace, model, version, pod_hash] = values
         return answer
+
+    def pods(self, grid: Grid, pod_hash: str) -> list[str]:
+        """Names of a revision's pods, those with the most rows within the grid, by name; none without the
+        column."""
+        rows, _ = self._rows(grid)
+        times = np.bincount(self.revision[rows], minlength=len(self.revisions))
+        seen = {
+            each[2]: -int(many)
+            for each, many in zip(self.revisions, times, strict=True)
+            if each[1] == pod_hash and each[2] and many
+        }
+        return sorted(sorted(seen, key=lambda pod: (seen[pod], pod))[:MOST_PODS])
 
     def _rows(self, grid: Grid) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
         """Indexes of the rows within the grid, and their places in it."""
@@ -149,7 +164,7 @@ def _from_csv(path: str, file: IO[str]) -> Table:
     header = [name.strip() for name in header]
     _check_header(path, header)
     numbers = {name: array("d") for name in header if name not in _TEXT}
-    known: dict[tuple[str, str], int] = {}
+    known: dict[tuple[str, str, str], int] = {}
     revision = array("q")
     while block := list(islice(rows, _BLOCK)):
         lines, fields = zip(*block, strict=True)
@@ -159,25 +174,22 @@ def _from_csv(path: str, file: IO[str]) -> Table:
         columns = dict(zip(header, zip(*fields, strict=True), strict=True))
         for name, column in numbers.items():
             column.extend(_parsed(path, name, columns[name], lines))
-        revision.extend(_revisions(columns.get(VERSION), columns.get(HASH), len(lines), known))
+        revision.extend(_revisions(columns, len(lines), known))
     arrays = {name: finite(np.array(column, np.float64)) for name, column in numbers.items()}
     return Table(path, arrays[TIME], tuple(known), np.array(revision, np.intp), arrays, tuple(header))
 
 
 def _revisions(
-    versions: Sequence[str] | None,
-    hashes: Sequence[str] | None,
-    count: int,
-    known: dict[tuple[str, str], int],
+    columns: Mapping[str, Sequence[str]], count: int, known: dict[tuple[str, str, str], int]
 ) -> Iterable[int]:
-    """Indexes of the pairs of version and hash; new ones are added to ``known``."""
+    """Indexes of version, hash and pod together; new ones are added to ``known``."""
     empty = ("",) * count
-    pairs = list(zip(versions or empty, hashes or empty, strict=True))
+    whole = list(zip(*(columns.get(name) or empty for name in (VERSION, HASH, POD)), strict=True))
     index = {
-        pair: known.setdefault((pair[0].strip(), pair[1].strip()), len(known))
-        for pair in dict.fromkeys(pairs)
+        each: known.setdefault((each[0].strip(), each[1].strip(), each[2].strip()), len(known))
+        for each in dict.fromkeys(whole)
     }
-    return map(index.__getitem__, pairs)
+    return map(index.__getitem__, whole)
 
 
 def _rows_of(path: str, reader: Any) -> Iterator[tuple[int, list[str]]]:
@@ -278,8 +290,8 @@ def read_parquet(path: str | os.PathLike[str]) -> Table:
     _check_header(where, header)
     texts = {name: _texts(where, name, table) for name in header if name in _TEXT}
     numbers = {name: _numbers(where, name, table[name]) for name in header if name not in _TEXT}
-    known: dict[tuple[str, str], int] = {}
-    found = _revisions(texts.get(VERSION), texts.get(HASH), table.num_rows, known)
+    known: dict[tuple[str, str, str], int] = {}
+    found = _revisions(texts, table.num_rows, known)
     revision = np.array(list(found), np.intp)
     return Table(where, numbers[TIME], tuple(known), revision, numbers, tuple(header))
 

@@ -15,7 +15,14 @@ from modelway_runtime.detection.settings import MetricName, Sensitivity, Severit
 
 State: TypeAlias = Literal["regressed", "improved", "unchanged", "pending", "inconclusive"]
 Outcome: TypeAlias = Literal["success", "failure", "inconclusive"]
-Reason: TypeAlias = Literal["no_data", "history_too_short", "load_outside_history", "too_many_gaps"]
+Reason: TypeAlias = Literal[
+    "no_data",
+    "history_too_short",
+    "load_outside_history",
+    "too_many_gaps",
+    "too_few_pods",
+    "buckets_changed",
+]
 Test: TypeAlias = Literal["level", "spread", "distribution"]
 Comparison: TypeAlias = Literal["release", "canary", "watch"]
 Unit: TypeAlias = Literal["s", "1/s", "bytes", "ratio", "1"]
@@ -90,6 +97,29 @@ class Counts(Value, frozen=True, kw_only=True):
     after: int
 
 
+class Pods(Value, frozen=True, kw_only=True):
+    """How many pods a canary was compared by, and how much the stable ones differ: the standard deviation of
+    one pod, relative to their mean."""
+
+    stable: int
+    canary: int
+    spread: float | None
+
+
+class BucketRange(Value, frozen=True, kw_only=True):
+    """The bounds of a histogram that a value is between; null is no bound."""
+
+    low: float | None
+    high: float | None
+
+
+class Resolved(Value, frozen=True, kw_only=True):
+    """What is known of the two values that were read from histograms."""
+
+    before: BucketRange
+    after: BucketRange
+
+
 class MetricVerdict(Value, frozen=True, kw_only=True):
     """What was found for one metric by one test."""
 
@@ -113,6 +143,8 @@ class MetricVerdict(Value, frozen=True, kw_only=True):
     change_points: tuple[datetime, ...]
     queries: tuple[str, ...]
     sparkline: str
+    pods: Pods | msgspec.UnsetType = msgspec.UNSET
+    buckets: Resolved | msgspec.UnsetType = msgspec.UNSET
 
 
 class Verdict(Value, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from modelway_runtime.detection.verdict import (
     Comparison,
     MetricVerdict,
     Outcome,
+    Pods,
     Reason,
     State,
     Unit,
@@ -42,12 +43,16 @@ _REASONS: dict[Reason, str] = {
     "history_too_short": "its history is too short to tell what is normal",
     "load_outside_history": "its load is outside what the history has seen",
     "too_many_gaps": "too many of its samples are missing",
+    "too_few_pods": "fewer than three stable pods, or none of the canary, can be told apart",
+    "buckets_changed": "the buckets of its histogram changed, and those that both sides have are too coarse",
 }
 _NEXT: dict[Reason, str] = {
     "no_data": "It is decided by the first run that finds samples: see whether Prometheus scrapes the model.",
     "history_too_short": "It is decided once there is history enough; nine days always are.",
     "load_outside_history": "It is decided by the first run after the load is back within its history.",
     "too_many_gaps": "It is decided by the first run whose windows are filled: see why scrapes fail.",
+    "too_few_pods": "It is decided by the first run with three stable pods, scraped with the label `pod`.",
+    "buckets_changed": "It is decided once both sides have the same buckets, or by hand.",
 }
 _GATE: dict[Outcome, str] = {
     "failure": "a canary that asks is aborted, and the stable version keeps serving",
@@ -272,7 +277,14 @@ def seen(verdict: Verdict, quote: Quote) -> str:
     text = f"A change of {smallest(best)} in {quote(best.name)}"
     if worst is not best:
         text += f", and of {smallest(worst)} in {quote(worst.name)},"
-    return f"{text} would have been seen."
+    return f"{text} would have been seen{_beside(best)}."
+
+
+def _beside(metric: MetricVerdict) -> str:
+    """By how many pods."""
+    if not isinstance(metric.pods, Pods):
+        return ""
+    return f" by {count(metric.pods.canary, 'canary pod')} beside {count(metric.pods.stable, 'stable pod')}"
 
 
 def blame(verdict: Verdict) -> str:

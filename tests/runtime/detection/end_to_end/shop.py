@@ -94,7 +94,11 @@ def with_canary(lived: Mapping[Pod, Lived], times: Times, canary: str, seed: int
         GOOD: (stable.as_pod("46.0.1", GOOD), 40 * MINUTE, 10.0),
         FRESH: (stable.as_pod("46.0.2", FRESH), 3 * MINUTE, 10.0),
     }
-    parts = [(stable, 3 * HOUR, 40.0), beside[canary]]
+    pods = [
+        stable.as_pod(stable.pod.version, stable.pod.hash, name)
+        for name in ("x7k2p", "b4d8n", "m2q9z", "w6t5j")
+    ]
+    parts = [*((pod, 3 * HOUR, 10.0) for pod in pods), beside[canary]]
     until = times.now + 15 * MINUTE  # into the future: tests take minutes
     return whole(
         [one.past(random, minutes(times.now - since, until, 15.0), load) for one, since, load in parts]

@@ -325,7 +325,7 @@ def test_queries_run_beside_each_other_but_few(fake: Fake) -> None:
     fake.answer = answer
     history = PrometheusHistory(server(fake.url), ["search-prod"])
     history.release(watched(), list(watched().patterns), T0, T0 + 600)
-    assert len(fake.asked) == 11  # throughput is the load
+    assert len(fake.asked) == 10  # throughput is the load; two quantiles of one histogram
     assert 1 < fake.most_inside <= THREADS
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 
-from modelway_runtime.detection.evidence import Array, Buckets, Evidence, Measured, Series
+from modelway_runtime.detection.evidence import Array, Buckets, Evidence, Measured, Pod, Series
 from modelway_runtime.detection.judge import judge
 from modelway_runtime.detection.judgement import Judgement
 from modelway_runtime.detection.settings import TIMES, Pattern
@@ -54,7 +55,9 @@ def buckets(counts: Array, bounds: Array) -> Buckets:
 
 
 def measured(values: Array, metric: str = "latency", name: str = "", **changes: Any) -> Measured:
-    fields = {key: changes.pop(key) for key in ("buckets", "stable_buckets", "stable") if key in changes}
+    """``pods`` and ``stable_pods`` only where they are given: ``canary_evidence`` makes them."""
+    keys = ("buckets", "stable_buckets", "stable", "pods", "stable_pods", "resolution", "stable_resolution")
+    fields = {key: changes.pop(key) for key in keys if key in changes}
     return Measured(name or metric.replace("_", "-"), pattern(metric, **changes), series(values), **fields)
 
 
@@ -95,9 +98,21 @@ def evidence(
 def canary_evidence(
     loads: tuple[Array, Array], metrics: Sequence[Measured], at: float, now: float, **changes: Any
 ) -> Evidence:
-    """``loads`` and series: of the canary, and of the stable version."""
+    """``loads`` and series: of the canary, and of the stable version. A metric without pods gets one of the
+    canary and ``ALIKE`` stable ones that do not differ at all."""
     changes = {"comparison": "canary", "stable_load": series(loads[1]), **changes}
-    return evidence(loads[0], metrics, at, now, **changes)
+    return evidence(loads[0], [_with_pods(one, loads) for one in metrics], at, now, **changes)
+
+
+ALIKE = 8
+
+
+def _with_pods(one: Measured, loads: tuple[Array, Array]) -> Measured:
+    if one.pods or one.stable_pods or one.stable is None:
+        return one
+    pod = Pod("canary", series(loads[0]), one.series, one.buckets)
+    same = [Pod(f"stable-{k}", series(loads[1]), one.stable, one.stable_buckets) for k in range(ALIKE)]
+    return replace(one, pods=(pod,), stable_pods=tuple(same))
 
 
 @cache

@@ -108,6 +108,11 @@ def pairs(seed: int, minutes: int, shares: Array = SHARES) -> tuple[Buckets, Buc
     return past(seed, minutes), buckets(counts(seed + 1, minutes, shares, 60), BOUNDS)
 
 
+def compared(stable: Buckets, canary: Buckets, last: int) -> distribution.Shift | None:
+    """With stable pods that do not differ."""
+    return distribution.paired(stable, canary, 0, last, [stable] * 3, 1)
+
+
 def test_swapped_minutes_give_the_p_of_all_swaps() -> None:
     """Of ten minutes all 1024 ways to swap can be counted."""
     for seed in (10, 20):
@@ -119,32 +124,32 @@ def test_swapped_minutes_give_the_p_of_all_swaps() -> None:
             swapped = np.array(swaps)[:, None]
             one, other = np.where(swapped, c, s), np.where(swapped, s, c)
             far += float(distribution.distance(one.sum(axis=0), other.sum(axis=0))) >= seen - 1e-12
-        found = distribution.paired(stable, canary, 0, 10)
+        found = compared(stable, canary, 10)
         assert found is not None
         deviation = math.sqrt(far / 1024 * (1 - far / 1024) / 1999)
         assert found.p == pytest.approx(far / 1024, abs=5 * deviation + 1 / 1000)
 
 
 def test_a_canary_that_answers_differently_is_found_and_a_twin_is_not() -> None:
-    found = distribution.paired(*pairs(30, 60, WIDER), 0, 60)
+    found = compared(*pairs(30, 60, WIDER), 60)
     assert found is not None
     assert found.p == 1 / 2000
     assert found.effect > 0.2
     shares = []
     for seed in range(100):
-        twin = distribution.paired(*pairs(1000 + 2 * seed, 30), 0, 30)
+        twin = compared(*pairs(1000 + 2 * seed, 30), 30)
         assert twin is not None
         shares.append(twin.p)
     assert sum(share < 0.05 for share in shares) <= stats.binom.ppf(1 - 1e-6, 100, 0.05)
 
 
 def test_the_same_histograms_give_the_same_swaps() -> None:
-    assert distribution.paired(*pairs(40, 30), 0, 30).p == distribution.paired(*pairs(40, 30), 0, 30).p  # type: ignore[union-attr]
+    assert compared(*pairs(40, 30), 30).p == compared(*pairs(40, 30), 30).p  # type: ignore[union-attr]
 
 
 def test_a_canary_needs_minutes_that_both_served() -> None:
     stable, canary = pairs(50, 30)
     canary.counts[7:] = 0.0
-    assert distribution.paired(stable, canary, 0, 30) is None
+    assert compared(stable, canary, 30) is None
     canary.counts[:] = np.nan
-    assert distribution.paired(stable, canary, 0, 30) is None
+    assert compared(stable, canary, 30) is None

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from modelway_runtime.detection import paired
+from modelway_runtime.detection import among_pods, paired
 from modelway_runtime.detection.evidence import Array
+from modelway_runtime.detection.paired import Paired
 from tests.support.metric_series import autocorrelated
 
 NAN = float("nan")
@@ -27,9 +28,21 @@ def twins(seed: int, minutes: int = 60, memory: float = 0.0, noise: float = 0.05
     return one, other
 
 
+def level(stable: Array, canary: Array, unit: float | None = None) -> Paired | None:
+    """Of pods that do not differ."""
+    found = among_pods.level(np.tile(stable, (3, 1)), canary[None], unit)
+    return found and found.within
+
+
+def spread(stable: Array, canary: Array, stable_load: Array, canary_load: Array) -> Paired | None:
+    loads = np.tile(stable_load, (3, 1)), canary_load[None]
+    found = among_pods.spread(np.tile(stable, (3, 1)), canary[None], *loads)
+    return found and found.within
+
+
 def test_the_level_of_independent_noise_is_about_students_t() -> None:
     stable, canary = twins(0, 400)
-    found = paired.level(stable, 1.1 * canary)
+    found = level(stable, 1.1 * canary)
     assert found is not None
     difference = np.log(1.1 * canary) - np.log(stable)
     plain = stats.ttest_1samp(difference, 0.0)
@@ -47,7 +60,7 @@ def test_the_level_of_independent_noise_is_about_students_t() -> None:
 def test_p_of_twins_is_about_uniform(memory: float) -> None:
     shares = []
     for seed in range(400):
-        found = paired.level(*twins(seed, 60, memory))
+        found = level(*twins(seed, 60, memory))
         assert found is not None
         shares.append(found.p)
     assert sum(share < 0.05 for share in shares) <= stats.binom.ppf(1 - 1e-5, 400, 0.08)
@@ -62,7 +75,7 @@ def test_rates_over_windows_that_overlap_are_worth_fewer_minutes(window: int) ->
     for seed in range(400):
         parts = rng(seed).normal(0.0, 0.05, (2, 30 + window - 1))
         stable, canary = (np.exp(np.convolve(part, np.full(window, 1 / window), "valid")) for part in parts)
-        found = paired.level(stable, canary)
+        found = level(stable, canary)
         assert found is not None
         flagged += found.p < 0.016
     assert flagged <= stats.binom.ppf(1 - 1e-5, 400, 0.03)
@@ -89,7 +102,7 @@ def test_the_autocorrelation_of_a_short_series_is_corrected() -> None:
 
 
 def test_the_threshold_of_a_share_has_that_share() -> None:
-    found = paired.level(*twins(1))
+    found = level(*twins(1))
     assert found is not None
     for share in (0.05, 1e-3):
         reach = found.threshold(share) / found.error
@@ -100,7 +113,7 @@ def test_the_threshold_of_a_share_has_that_share() -> None:
 def test_seven_of_ten_samples_a_hundred_times_higher_do_not_pass() -> None:
     stable, canary = twins(2, 10)
     canary[[0, 1, 3, 4, 6, 7, 9]] *= 100
-    found = paired.level(stable, canary)
+    found = level(stable, canary)
     assert found is not None
     assert found.p < 0.01
     assert found.effect > 0.5
@@ -108,9 +121,9 @@ def test_seven_of_ten_samples_a_hundred_times_higher_do_not_pass() -> None:
 
 def test_two_spikes_are_no_level() -> None:
     stable, canary = twins(3, 60)
-    quiet = paired.level(stable, canary)
+    quiet = level(stable, canary)
     canary[[10, 40]] *= 100
-    found = paired.level(stable, canary)
+    found = level(stable, canary)
     assert found is not None
     assert quiet is not None
     assert found.effect == pytest.approx(quiet.effect, abs=0.01)
@@ -118,7 +131,7 @@ def test_two_spikes_are_no_level() -> None:
 
 def test_values_without_a_log_are_compared_in_units() -> None:
     stable, canary = rng(4).normal(size=60), rng(5).normal(size=60) + 2.0
-    found = paired.level(stable, canary, unit=4.0)
+    found = level(stable, canary, unit=4.0)
     assert found is not None
     assert found.effect == pytest.approx((np.mean(canary) - np.mean(stable)) / 4.0, abs=0.05)
 
@@ -126,17 +139,17 @@ def test_values_without_a_log_are_compared_in_units() -> None:
 def test_minutes_that_one_lacks_are_left_out() -> None:
     stable, canary = twins(6)
     stable[:20], canary[15:30] = NAN, 0.0
-    found = paired.level(stable, canary)
+    found = level(stable, canary)
     assert found is not None
     assert found.minutes == 30
-    assert paired.level(stable[:37], canary[:37]) is None  # seven minutes
+    assert level(stable[:37], canary[:37]) is None  # seven minutes
 
 
 def test_equal_series_have_no_difference() -> None:
     stable, _ = twins(7)
-    found = paired.level(stable, stable)
+    found = level(stable, stable)
     assert found is not None
-    assert found.effect == 0.0
+    assert found.effect == pytest.approx(0.0, abs=1e-12)
     assert found.p == 1.0
 
 
@@ -144,8 +157,8 @@ def test_noise_of_a_small_canary_is_no_spread_and_ten_times_is() -> None:
     stable = np.exp(rng(8).normal(0.0, 0.02, 120))
     middle = np.exp(rng(9).normal(0.0, 0.02 * math.sqrt(9), 120))  # a ninth of the requests
     loads = np.full(120, 90.0), np.full(120, 10.0)
-    sampled = paired.spread(stable, middle, *loads)
-    wild = paired.spread(stable, np.exp(np.log(middle) * 10), *loads)
+    sampled = spread(stable, middle, *loads)
+    wild = spread(stable, np.exp(np.log(middle) * 10), *loads)
     assert sampled is not None
     assert wild is not None
     assert sampled.effect < math.log(1.5)
@@ -157,8 +170,8 @@ def test_noise_of_a_small_canary_is_no_spread_and_ten_times_is() -> None:
 def test_the_spread_is_unknown_without_loads() -> None:
     stable, canary = twins(10)
     zero = np.zeros(60)
-    assert paired.spread(stable, canary, zero, zero) is None
-    assert paired.spread(stable[:4], canary[:4], np.ones(4), np.ones(4)) is None
+    assert spread(stable, canary, zero, zero) is None
+    assert spread(stable[:4], canary[:4], np.ones(4), np.ones(4)) is None
 
 
 @pytest.mark.parametrize("lost", ["stable", "canary", "both"])
@@ -166,7 +179,7 @@ def test_the_spread_is_unknown_where_a_load_is_missing(lost: str) -> None:
     stable, canary = twins(11)
     missing, known = np.full(60, NAN), np.full(60, 5.0)
     assert (
-        paired.spread(
+        spread(
             stable,
             canary,
             missing if lost != "canary" else known,

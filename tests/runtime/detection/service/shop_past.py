@@ -54,6 +54,14 @@ def past(*models: str, seed: int = 0) -> str:
 
 
 def _revision(random: np.random.Generator, model: str, revision: Revision) -> Iterator[str]:
+    """A canary has one pod, all else four, that share its load."""
+    *same, share = revision
+    pods = ("aaaaa",) if share < 0.5 else ("aaaaa", "bbbbb", "ccccc", "ddddd")
+    for pod in pods:
+        yield from _pod(random, model, pod, (*same, share / len(pods)))
+
+
+def _pod(random: np.random.Generator, model: str, pod: str, revision: Revision) -> Iterator[str]:
     version, pod_hash, first, last, slow, share = revision
     # A server is scraped until its end and a little into the future: the tests take minutes.
     end = NOW - last + (30 * MINUTE if last == 0 else 0)
@@ -61,7 +69,7 @@ def _revision(random: np.random.Generator, model: str, revision: Revision) -> It
     times = np.concatenate([long_ago, np.arange(max(NOW - 6 * HOUR, NOW - first), end, MINUTE)])
     target = {
         "namespace": "search-prod",
-        "pod": f"{model}-{pod_hash}-aaaaa",
+        "pod": f"{model}-{pod_hash}-{pod}",
         "job": model,
         "rollouts_pod_template_hash": pod_hash,
     }
