@@ -71,7 +71,7 @@ LABEL_VALUES: dict[tuple[str, str], tuple[str, ...]] = {
 }
 
 # Labels that the scrape adds to every series of ours.
-SCRAPE_LABELS = frozenset({"namespace", "pod", "job", "rollouts_pod_template_hash"})
+SCRAPE_LABELS = frozenset({"namespace", "pod", "job", "app_kubernetes_io_name", "rollouts_pod_template_hash"})
 
 # What our expressions may name of others, by who exposes it.
 FOREIGN_BY_SOURCE: dict[str, tuple[str, ...]] = {

@@ -36,7 +36,7 @@ def watched(name: str, team: str = "search") -> WatchedModel:
 def own(**detector: Any) -> Groups:
     """The rules of a detector that watches two models."""
     found = msgspec.convert(detector, Detector)
-    return rule_groups(found, [watched("ranker"), watched("encoder")], "prod")
+    return rule_groups(found, [watched("ranker"), watched("encoder")], "prod", names.JOB)
 
 
 PATTERNS = {"patterns": {"slower": {"metric": "latency"}}, "severity": "critical"}

@@ -153,9 +153,11 @@ def test_alerts_have_what_people_and_routes_need(cluster: Cluster) -> None:
 
 def test_absence_is_asked_by_equality(cluster: Cluster) -> None:
     """``absent`` keeps labels of equality matchers only; and a job is what jobLabel makes it."""
+    label = "job" if cluster.has("prometheusOperator") else "app_kubernetes_io_name"
     for name, rule in cluster.rules():
         if name == names.ABSENT:
-            found = re.fullmatch(r'absent\(up\{namespace="([^"]+)",job="([^"]+)"\} == 1\)', rule["expr"])
+            form = rf'absent\(up\{{namespace="([^"]+)",{label}="([^"]+)"\}} == 1\)'
+            found = re.fullmatch(form, rule["expr"])
             assert found, rule["expr"]
             work = cluster.workload(*found.groups())
             assert rule["labels"]["job"] == work.name
@@ -163,7 +165,7 @@ def test_absence_is_asked_by_equality(cluster: Cluster) -> None:
             assert rule["labels"]["model"] == work.settings["model"]
         elif name == names.DETECTOR_ABSENT:
             assert cluster.detector is not None
-            where = f'namespace="{cluster.detector.namespace}",job="{cluster.detector.name}"'
+            where = f'namespace="{cluster.detector.namespace}",{label}="{cluster.detector.name}"'
             assert rule["expr"] == f"absent(up{{{where}}} == 1)"
         elif name != names.DETECTOR_STALE:  # its labels are written out
             assert "absent(" not in rule["expr"]

@@ -135,7 +135,7 @@ def _outage(groups: Groups, absent: Sequence[Proof]) -> Proof:
     made: dict[str, str] = {}
     for rule in gone:
         namespace, model, job = (rule["labels"][name] for name in ("namespace", "model", "job"))
-        labels = {"namespace": namespace, "model": model, "job": job, "pod": "a"}
+        labels = {"namespace": namespace, "model": model, names.JOB: job, names.POD_NAME: job, "pod": "a"}
         for name in (series(names.UP, **labels), series(names.MODEL_READY, **labels)):
             made[name] = gauge(MINUTE, (well, 1), (after, None))
         requests = series(names.REQUESTS, **labels, code="200")

@@ -424,16 +424,19 @@ def _gpu_memory(share: float | None) -> dict[str, float]:
 
 def absence(subject: Subject) -> Proved:
     wanted = matchers(subject.expr)
-    namespace, job = wanted["namespace"][0], wanted["job"][0]
+    (label,) = wanted.keys() & {names.JOB, names.POD_NAME}
+    namespace, job = wanted["namespace"][0], wanted[label][0]
     every = max(1, subject.for_ // 20)
     step = min(every, MINUTE)
     for_ = subject.for_
 
     def up(*phases: Phase) -> dict[str, str]:
         length = sum(phase[0] for phase in phases)
-        here = series(names.UP, namespace=namespace, job=job, pod="a")
+        here = series(names.UP, namespace=namespace, **{label: job}, pod="a")
         others = ((namespace, f"{job}-lite"), (namespace, f"my-{job}"), (f"{namespace}-{_DECOY}", job))
-        found = {series(names.UP, namespace=n, job=j, pod="z"): gauge(step, (length, 1)) for n, j in others}
+        found = {
+            series(names.UP, namespace=n, **{label: j}, pod="z"): gauge(step, (length, 1)) for n, j in others
+        }
         return {here: gauge(step, *phases), **found} if phases[0][1] is not None else found
 
     def scenario(title: str, firing: Any, *phases: Phase, more: Mapping[str, str] | None = None) -> Scenario:
@@ -441,7 +444,7 @@ def absence(subject: Subject) -> Proved:
         return Scenario(title, step, {**up(*phases), **(more or {})}, at, firing)
 
     me, nobody = subject.firing({}), subject.firing()
-    second = {series(names.UP, namespace=namespace, job=job, pod="b"): gauge(step, (2 * for_, 1))}
+    second = {series(names.UP, namespace=namespace, **{label: job}, pod="b"): gauge(step, (2 * for_, 1))}
     return (
         every,
         [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from modelway.lower import patterns, slo
+from modelway.lower import names, patterns, slo
 from modelway.lower.thresholds import absence_rules, threshold_rules
 from modelway.lower.watched import Rule, Scope, Watched
 from modelway.spec.alert import Alert
@@ -21,9 +21,11 @@ def rule_groups(
     monitoring: Monitoring,
     *,
     looks: bool = False,
+    workload_label: str = names.JOB,
 ) -> list[dict[str, Any]]:
     """The rules of the alert, as plain values in a fixed order; none where it watches nothing.
 
+    ``workload_label``: of series, the one with the name of the workload (see ``scraping``).
     ``looks``: a detector looks for the patterns, so that there are verdicts to be told of.
 
     Every alert has the labels namespace, model and slo, so that Alertmanager may inhibit by them: a label
@@ -31,7 +33,7 @@ def rule_groups(
     """
     if not watched:
         return []
-    scope = Scope(alert, watched, environment, monitoring)
+    scope = Scope(alert, watched, environment, monitoring, workload_label)
     objectives = alert.spec.objectives
     groups: list[dict[str, Any]] = []
     if objectives.availability is not None:

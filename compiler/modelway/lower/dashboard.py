@@ -32,7 +32,8 @@ class Panel(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The deployment that is looked at. ``gpus`` are those of a replica; ``standby``: it has one."""
+    """The deployment that is looked at. ``gpus`` are those of a replica; ``standby``: it has one.
+    ``workload_label``: of series, the one with the name ``job``."""
 
     environment: str
     team: str
@@ -42,6 +43,7 @@ class Subject:
     version: str
     gpus: int
     standby: bool
+    workload_label: str = names.JOB
 
 
 def dashboard(subject: Subject, monitoring: Monitoring) -> dict[str, Any]:
@@ -67,7 +69,7 @@ def _panels(subject: Subject, monitoring: Monitoring) -> Iterator[Panel]:
     """In reading order: what callers see, the load, the servers."""
     of = f"namespace={quote(subject.namespace)},model={quote(subject.model)}"
     if subject.job != subject.model:
-        of += f",job={quote(subject.job)}"  # a standby: others may have the same one
+        of += f",{subject.workload_label}={quote(subject.job)}"  # a standby: others may have the same one
     requests = _rate(names.REQUESTS, of)
     latency = (
         (_quantile("0.5", names.DURATION, of), "p50"),

@@ -13,6 +13,7 @@ from modelway.lower import detector_access, detector_rules, names
 from modelway.lower.forms import choose
 from modelway.lower.objects import Json, KubeObject, Output, PlainFile, json_text, metadata
 from modelway.lower.platform import KEEP, namespace
+from modelway.lower.scraping import workload_label
 from modelway.lower.serving import CONFINED, HOME, RESTRICTED, TMP_MOUNT, container_port, scraped
 from modelway.naming import DETECTOR_TEAM
 from modelway.resolve import Place
@@ -322,7 +323,9 @@ class DetectorObjects:
         }
 
     def _rules(self, *, operator: bool) -> KubeObject:
-        groups = detector_rules.rule_groups(self._detector, self._wanted, self._place.name)
+        groups = detector_rules.rule_groups(
+            self._detector, self._wanted, self._place.name, workload_label(self._spec)
+        )
         if operator:
             rules = {"spec": {"groups": groups}}
             return self._object("monitoring.coreos.com/v1", "PrometheusRule", names.WAVE_RULES, rules)

@@ -18,13 +18,16 @@ _GAPS = 0.25  # an early sign: with many more the detector itself says too_many_
 _GAPS_FOR = "1h"
 
 
-def rule_groups(found: Detector, wanted: list[WatchedModel], environment: str) -> list[dict[str, Any]]:
+def rule_groups(
+    found: Detector, wanted: list[WatchedModel], environment: str, workload_label: str
+) -> list[dict[str, Any]]:
     """The rules of one environment's detector, as plain values in a fixed order."""
     home = names.namespace(DETECTOR_TEAM, environment)
-    rules = [_absent(home, environment)]
+    of = f"namespace={quote(home)},{workload_label}={quote(names.DETECTOR)}"
+    rules = [_absent(home, environment, of)]
     if found.schedule != NEVER:
-        rules += [_stale(home, environment, one, found.stale_after) for one in wanted]
-        rules.append(_gaps(home, environment, wanted))
+        rules += [_stale(home, environment, one, found.stale_after, of) for one in wanted]
+        rules.append(_gaps(environment, wanted, of))
     return [{"name": names.DETECTOR, "rules": rules}]
 
 
@@ -43,7 +46,7 @@ def _rule(alert: str, expr: str, for_: str, labels: dict[str, str], summary: str
     }
 
 
-def _absent(home: str, environment: str) -> Rule:
+def _absent(home: str, environment: str, of: str) -> Rule:
     labels = {
         "severity": "warning",
         "slo": "detector",
@@ -55,7 +58,7 @@ def _absent(home: str, environment: str) -> Rule:
     }
     return _rule(
         names.DETECTOR_ABSENT,
-        f"absent({names.UP}{{namespace={quote(home)},job={quote(names.DETECTOR)}}} == 1)",
+        f"absent({names.UP}{{{of}}} == 1)",
         _ABSENT_FOR,
         labels,
         "The detector does not answer",
@@ -63,13 +66,12 @@ def _absent(home: str, environment: str) -> Rule:
     )
 
 
-def _stale(home: str, environment: str, one: WatchedModel, after: str) -> Rule:
+def _stale(home: str, environment: str, one: WatchedModel, after: str, of: str) -> Rule:
     """The half of the time in the expression, the other in ``for``: a detector that was just started, and one
     that has never succeeded, which has no series, get as long as any other."""
     model = one.model.spec.metadata
     half = milliseconds(after) // 2
-    labels_of = f"namespace={quote(home)},job={quote(names.DETECTOR)},model={quote(model.name)}"
-    seen = f"{names.LAST_SUCCESS}{{{labels_of}}}"
+    seen = f"{names.LAST_SUCCESS}{{{of},model={quote(model.name)}}}"
     labels = {
         "severity": "warning",
         "slo": "detector",
@@ -89,9 +91,9 @@ def _stale(home: str, environment: str, one: WatchedModel, after: str) -> Rule:
     )
 
 
-def _gaps(home: str, environment: str, wanted: list[WatchedModel]) -> Rule:
+def _gaps(environment: str, wanted: list[WatchedModel], of: str) -> Rule:
     models = one_of("model", [one.model.spec.metadata.name for one in wanted])
-    missing = f"{names.MISSING_RATIO}{{namespace={quote(home)},job={quote(names.DETECTOR)},{models}}}"
+    missing = f"{names.MISSING_RATIO}{{{of},{models}}}"
     rule = _rule(
         names.DETECTOR_GAPS,
         f"max by (namespace, model) ({missing}) > {number(_GAPS)}",

@@ -121,7 +121,7 @@ def steps_down_of_environment(place: Place) -> Iterator[Diagnostic]:
             f'"{place.name}" has no prometheusOperator: pods carry scrape annotations, '
             "rules lie in ConfigMaps labelled modelway.dev/prometheus-rules"
         )
-        hint = "let Prometheus' scrape configuration set job to the pod's label app.kubernetes.io/name"
+        hint = "scrape with namespace, pod and the pod's labels: docs/guides/environments.md has the job"
         yield diagnostic("MW404", place.environment.key_span("spec", "cluster"), text, hint)
     for alert in place.alerts.values():
         limits = alert.spec.spec.thresholds

@@ -5,6 +5,7 @@ from __future__ import annotations
 from modelway.lower import names
 from modelway.lower.dashboard import Subject, dashboard
 from modelway.lower.objects import KubeObject, PlainFile, json_by_lines
+from modelway.lower.scraping import workload_label
 from modelway.lower.workload import Workload
 
 
@@ -37,6 +38,7 @@ def dashboard_text(workload: Workload) -> str:
         version=workload.spec.version,
         gpus=workload.gpus,
         standby=workload.standby is not None,
+        workload_label=workload_label(workload.place),
     )
     return json_by_lines(dashboard(subject, workload.place.monitoring))
 

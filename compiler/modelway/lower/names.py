@@ -64,6 +64,13 @@ VERDICTS = "modelway_detector_verdicts_total"
 LAST_SUCCESS = "modelway_detector_last_success_timestamp_seconds"
 MISSING_RATIO = "modelway_detector_missing_ratio"
 
+# Labels of series that name their workload (see scraping.py).
+JOB, POD_NAME = "job", "app_kubernetes_io_name"
+
+# What the metrics adapter serves of a pod (docs/guides/environments.md).
+MEAN_IN_FLIGHT = "inference_requests_in_flight_mean"
+MEAN_QUEUE_ROWS = "inference_queue_rows_mean"
+
 # Metrics of others.
 UP = "up"
 MEMORY_WORKING_SET = "container_memory_working_set_bytes"

@@ -22,7 +22,7 @@ def regression_rules(scope: Scope) -> list[Rule]:
     rules = []
     for namespace, model in scope.deployments:
         count = (
-            f"{names.VERDICTS}{{namespace={quote(home)},job={quote(names.DETECTOR)},"
+            f"{names.VERDICTS}{{namespace={quote(home)},{scope.workload_label}={quote(names.DETECTOR)},"
             f'model={quote(model)},state="regressed"}}'
         )
         expr = f"sum(increase({count}[{WINDOW}]) > 0\nor ({count} > 0 unless {count} offset {WINDOW}))"

@@ -15,6 +15,7 @@ from modelway.lower.gate import smoke_run
 from modelway.lower.objects import KubeObject, Output, PlainFile, json_text, metadata
 from modelway.lower.platform import platform
 from modelway.lower.rollout import rollout
+from modelway.lower.scraping import workload_label
 from modelway.lower.transitions import Standing, ownership
 from modelway.lower.workload import Workload, latency_bounds, workload
 from modelway.resolve import Deployed, Place, Resolved, deployed, watched_by
@@ -106,7 +107,14 @@ def _alert(alert: Resolved[Alert], place: Place, watched: dict[str, list[Watched
     environment = place.environment.spec.spec
     seen = [one for model in models for one in watched[model.key]]
     looks = environment.detector is not None and environment.detector.schedule != NEVER
-    groups = rule_groups(alert.spec, seen, place.name, environment.monitoring, looks=looks)
+    groups = rule_groups(
+        alert.spec,
+        seen,
+        place.name,
+        environment.monitoring,
+        looks=looks,
+        workload_label=workload_label(environment),
+    )
     if not groups:
         return
     meta = alert.spec.metadata

@@ -6,8 +6,10 @@ from decimal import Decimal
 
 from modelway.lower import names
 from modelway.lower.objects import Json, KubeObject
+from modelway.lower.promql import duration, rate_window
+from modelway.lower.scraping import workload_label
 from modelway.lower.workload import Workload
-from modelway.spec.common import canonical_amount
+from modelway.spec.common import canonical_amount, milliseconds
 
 # One pod more every two minutes (loading takes about as long, so faster would overshoot), one
 # less every five after a quiet quarter of an hour.
@@ -21,7 +23,8 @@ _BEHAVIOR = {
         "policies": [{"type": "Pods", "value": 1, "periodSeconds": 300}],
     },
 }
-_METRICS = {"inFlight": names.IN_FLIGHT, "queuedRows": names.QUEUE_ROWS}
+_SERVED_BY_ADAPTER = {"inFlight": names.MEAN_IN_FLIGHT, "queuedRows": names.MEAN_QUEUE_ROWS}
+_LEAST_WINDOW_MS = 60_000
 
 
 def scaler(workload: Workload) -> list[KubeObject]:
@@ -46,9 +49,6 @@ def _target(workload: Workload) -> Json:
 
 def _scaled_object(workload: Workload) -> Json:
     scaling = workload.spec.serving.scaling
-    selector = (
-        f'namespace="{workload.namespace}",model="{workload.model.metadata.name}",job="{workload.name}"'
-    )
     return {
         "scaleTargetRef": _target(workload),
         "minReplicaCount": scaling.min_replicas,  # KEDA's default is 0
@@ -69,7 +69,7 @@ def _scaled_object(workload: Workload) -> Json:
                 "metricType": "AverageValue",
                 "metadata": {
                     "serverAddress": workload.place.monitoring.prometheus,
-                    "query": f"sum({_METRICS[scaling.metric]}{{{selector}}})",
+                    "query": _mean_load(workload),
                     "threshold": str(scaling.target),
                     "ignoreNullValues": "false",
                 },
@@ -78,10 +78,31 @@ def _scaled_object(workload: Workload) -> Json:
     }
 
 
+def _mean_load(workload: Workload) -> str:
+    """The mean over a minute; of a gauge a scrape sees one instant, which chance decides.
+
+    By Little's law the mean number of requests inside is the time that they spend there, each second. Rows in
+    the queue are the requests that wait, by the rows of a request. A server that was never asked has no such
+    series: its gauge tells that it is there and idle. Where that is lost too, there is no answer.
+    """
+    label, scrape = workload_label(workload.place), milliseconds(workload.place.monitoring.scrape_interval)
+    window = duration(rate_window(scrape, _LEAST_WINDOW_MS))
+    of = f'namespace="{workload.namespace}",model="{workload.model.metadata.name}",{label}="{workload.name}"'
+
+    def rate(series: str) -> str:
+        return f"sum(rate({series}{{{of}}}[{window}]))"
+
+    if workload.spec.serving.scaling.metric == "inFlight":
+        return f"{rate(f'{names.DURATION}_sum')} or 0 * sum({names.IN_FLIGHT}{{{of}}})"
+    waiting, requests = rate(f"{names.QUEUE_DURATION}_sum"), rate(f"{names.QUEUE_DURATION}_count")
+    rows = f"{rate(f'{names.BATCH_ROWS}_sum')} / ({requests} > 0)"
+    return f"{waiting} * {rows} or 0 * sum({names.QUEUE_ROWS}{{{of}}})"
+
+
 def _autoscaler(workload: Workload) -> Json:
     scaling = workload.spec.serving.scaling
     metric = {
-        "metric": {"name": _METRICS[scaling.metric]},
+        "metric": {"name": _SERVED_BY_ADAPTER[scaling.metric]},
         "target": {
             "type": "AverageValue",
             "averageValue": canonical_amount(Decimal(scaling.target), binary=False),

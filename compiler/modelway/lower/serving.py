@@ -6,6 +6,7 @@ from decimal import ROUND_CEILING, Decimal
 
 from modelway.lower import names
 from modelway.lower.objects import Json, KubeObject
+from modelway.lower.scraping import has_operator
 from modelway.lower.settings import lineage_text, weights_file
 from modelway.lower.workload import Workload
 from modelway.spec.common import amount, canonical, canonical_amount, seconds
@@ -32,8 +33,7 @@ def pod_template(workload: Workload, settings_name: str) -> Json:
 
 def scraped(environment: EnvironmentSpec) -> Json:
     """The annotations that a scrape goes by where there is no Prometheus operator."""
-    cluster = environment.cluster
-    if cluster is not None and cluster.add_ons.prometheus_operator:
+    if has_operator(environment):
         return {}
     return {
         "prometheus.io/scrape": "true",

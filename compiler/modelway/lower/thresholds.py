@@ -52,11 +52,12 @@ def absence_rules(scope: Scope) -> list[Rule]:
     time = absence.for_ if milliseconds(absence.for_) >= shortest else _duration(shortest)
     rules = []
     for one in scope.watched:
+        of = f"namespace={quote(one.namespace)},{scope.workload_label}={quote(one.job)}"
         labels = {"severity": absence.severity, "slo": "absence", "window": time, "job": one.job}
         rules.append(
             scope.rule(
                 names.ABSENT,
-                f"absent({names.UP}{{namespace={quote(one.namespace)},job={quote(one.job)}}} == 1)",
+                f"absent({names.UP}{{{of}}} == 1)",
                 {**labels, "namespace": one.namespace, "model": one.model},
                 f"No server of {one.job} answers",
                 f"Prometheus has reached no server of {one.job} in {one.namespace} for {time}.",

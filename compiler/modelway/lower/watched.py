@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from modelway.lower import names
 from modelway.lower.promql import number, one_of, text_of_user
 from modelway.spec.alert import Alert, AlertSpec
 from modelway.spec.environment import Monitoring
@@ -38,7 +39,12 @@ class Scope:
     """An alert in an environment: the models it watches, their selector, the labels of every rule."""
 
     def __init__(
-        self, alert: Alert, watched: Sequence[Watched], environment: str, monitoring: Monitoring
+        self,
+        alert: Alert,
+        watched: Sequence[Watched],
+        environment: str,
+        monitoring: Monitoring,
+        workload_label: str = names.JOB,
     ) -> None:
         spec = alert.spec
         self.name = alert.metadata.name
@@ -46,6 +52,7 @@ class Scope:
         self.spec: AlertSpec = spec
         self.watched = sorted(watched, key=lambda one: (one.namespace, one.model, one.job))
         self.monitoring = monitoring
+        self.workload_label = workload_label
         self.least = number(spec.min_rate)
         namespaces = one_of("namespace", [one.namespace for one in watched])
         self.selector = f"{namespaces},{one_of('model', [one.model for one in watched])}"

@@ -47,9 +47,9 @@ class AddOns(Value, frozen=True, kw_only=True):
         doc("Gateway API, with the Rollouts plugin argoproj-labs/gatewayAPI where Rollouts is.", True),
     ] = msgspec.field(default=False, name="gatewayAPI")
     keda: Annotated[bool, doc("KEDA: scaling on Prometheus queries.", True)] = False
-    metrics_adapter: Annotated[
-        bool, doc("Prometheus adapter that serves the runtime's gauges as pod metrics.", True)
-    ] = False
+    metrics_adapter: Annotated[bool, doc("Prometheus adapter that serves the mean load of pods.", True)] = (
+        False
+    )
     prometheus_operator: Annotated[bool, doc("Prometheus operator: PodMonitor, PrometheusRule.", True)] = (
         False
     )

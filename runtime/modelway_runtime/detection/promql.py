@@ -161,7 +161,7 @@ def queries(
     if metric == "memory":
         return (_memory(watched, window_s, pod_hash),)
     if metric in GAUGES:
-        return (Mean(_of_job(GAUGES[metric], watched, pod_hash), window_s, by=_by(pod_hash)),)
+        return (Mean(_of_workload(GAUGES[metric], watched, pod_hash), window_s, by=_by(pod_hash)),)
     return (
         Rate(_of_model(VALUES, watched, pod_hash), window_s, ("le", *parts), STEP_S),
         Rate(_of_model(CLASSES, watched, pod_hash), window_s, ("class", *_by(pod_hash)), STEP_S),
@@ -183,9 +183,14 @@ def _of_model(metric: str, watched: Watched, pod_hash: str | None) -> Selector:
     return Selector(metric, (*model, *_of_hash(pod_hash)))
 
 
-def _of_job(metric: str, watched: Watched, pod_hash: str | None) -> Selector:
-    job = (Matcher("namespace", watched.namespace), Matcher("job", watched.job))
-    return Selector(metric, (*job, *_of_hash(pod_hash)))
+def _of_workload(metric: str, watched: Watched, pod_hash: str | None) -> Selector:
+    """By the names of its pods: what ``job`` says depends on how a cluster is scraped. Without a cluster
+    there are no pods, and it is the job."""
+    if watched.workload is None:
+        which = Matcher("job", watched.job)
+    else:
+        which = Matcher("pod", _pods_of(watched.job), pattern=True)
+    return Selector(metric, (Matcher("namespace", watched.namespace), which, *_of_hash(pod_hash)))
 
 
 def _of_hash(pod_hash: str | None) -> tuple[Matcher, ...]:
@@ -199,7 +204,7 @@ def _memory(watched: Watched, window_s: float, pod_hash: str | None) -> Mean:
         Matcher("pod", _pods_of(watched.job), pattern=True),
         Matcher("container", CONTAINER),
     )
-    of = None if pod_hash is None else _of_job(UP, watched, pod_hash)
+    of = None if pod_hash is None else _of_workload(UP, watched, pod_hash)
     return Mean(Selector(MEMORY, pods), max(window_s, _LEAST_MEMORY_WINDOW_S), of, _by(pod_hash))
 
 

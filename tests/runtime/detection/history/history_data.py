@@ -82,7 +82,7 @@ def past(seed: int = 0) -> str:
     ]
     lines: list[str] = []
     for index, (version, pod_hash, name, first, last) in enumerate(pods):
-        scraped = {"namespace": "search-prod", "pod": name, "job": "ranker"}
+        scraped = {"namespace": "search-prod", "pod": name, "job": "kubernetes-pods"}
         target = {**scraped, "rollouts_pod_template_hash": pod_hash}
         model = {**target, "model": "ranker", "version": version}
         times = np.arange(first + 7.3 + index, last, 15.0)

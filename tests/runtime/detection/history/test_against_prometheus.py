@@ -217,7 +217,12 @@ def test_more_points_than_one_request_may_have(tmp_path: Path) -> None:
     labels = {"namespace": "search-prod", "model": "ranker", "version": "1"}
     points = [(T0 + 240.0 * i + 1, 1.0) for i in range(days * 360)]
     away = [(t, v) for t, v in points if not T0 + 7 * 86400 < t < T0 + 8 * 86400]
-    gauge = {"namespace": "search-prod", "job": "ranker", "gpu": "0", "pod": "x"}
+    gauge = {
+        "namespace": "search-prod",
+        "job": "kubernetes-pods",
+        "gpu": "0",
+        "pod": f"ranker-{STABLE}-aaaaa",
+    }
     content = text(
         series("model_ready", labels, away),
         series("inference_gpu_memory_used_bytes", gauge, [(t, t) for t, _ in points]),
