@@ -192,11 +192,16 @@ def test_files_that_are_wrong_by_themselves(tmp_path: Path) -> None:
 
 
 def test_a_whole_number_with_a_point(tmp_path: Path) -> None:
-    """JSON Schema takes 5.0 for an integer: it is one, or it is refused with its place."""
-    root = repository(tmp_path, {"specs/float.yaml": cpu("  cpu: '2'\n  memory: 4Gi\n  priority: 5.0\n")})
-    ran = modelway("compile", cwd=root)
-    if ran.code:
-        assert [one[:3] for one in assert_told(ran)] == [("MW106", "specs/float.yaml", 7)]
+    """JSON Schema takes 5.0 for an integer, and so does everything that is made from it."""
+    written: list[dict[str, str]] = []
+    for priority in ("5.0", "5", "6"):
+        text = CPU.replace("cost:", f"priority: {priority}, cost:")
+        root = repository(tmp_path / priority, {"specs/cpu-small.yaml": text})
+        ran = modelway("compile", cwd=root)
+        assert ran.code == 0, ran.err
+        written.append({name: said.split()[0] for name, said in snapshot(root / "generated").items()})
+    assert written[0] == written[1]
+    assert written[0] != written[2], "a priority is in what is compiled"
 
 
 def test_empty_files_are_only_noted(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -20,10 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pytest
-
 from modelway_runtime.settings import parse
 from tests.support import serving
+from tests.support.tools import require_tool
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDES = ROOT / "docs" / "guides"
@@ -74,9 +72,7 @@ class Reader:
 
     def follow(self, guide: Path) -> None:
         for tool in ("bash", "curl", "openssl"):
-            if shutil.which(tool) is None:
-                reason = f"{tool} is missing"
-                pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+            require_tool(tool, tool)
         for block in blocks(guide):
             if block.language == "console":
                 for command, printed in commands(block.text):

@@ -12,7 +12,6 @@ import yaml
 
 from modelway.lower.syncing import OWNED, SYNC_OPTIONS, ignore_differences
 from tests.docs.guide_blocks import GUIDES, ROOT, blocks
-from tests.docs.test_guides import check_links
 from tests.support.kube_schemas import errors, need_crds
 
 Json = dict[str, Any]
@@ -95,8 +94,3 @@ def test_its_project_is_not_taken_from_a_folder() -> None:
     project, every, _ = objects()
     assert every["spec"]["template"]["spec"]["project"] == project["metadata"]["name"]
     assert "{{" not in project["metadata"]["name"]
-
-
-@pytest.mark.parametrize("name", ["argo-cd", "git"])
-def test_links_lead_somewhere(name: str) -> None:
-    check_links(GUIDES / f"{name}.md")

@@ -14,8 +14,9 @@ import yaml
 from modelway.spec.schema import schemas
 from modelway_runtime import cli
 from tests.docs.guide_blocks import GUIDES, ROOT, Reader, blocks
-from tests.docs.test_guides import check_links, merged
+from tests.docs.test_guides import merged
 from tests.support import serving
+from tests.support.checking import every
 
 ALL = ("verdicts", "detector", "canary-gates", "replay")
 
@@ -52,20 +53,17 @@ def test_the_saved_verdict_of_the_guide(reader: Reader) -> None:
     assert {metric["missing_ratio"] for metric in metrics} == {0.0}
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_links_lead_somewhere(name: str) -> None:
-    check_links(GUIDES / f"{name}.md")
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_commands_and_options_exist(name: str) -> None:
-    for block in blocks(GUIDES / f"{name}.md"):
-        if block.language not in ("sh", "console"):
-            continue
-        for command, rest in re.findall(r"modelway-runtime (\w+)([^|;&\n#]*)", block.text):
-            options = (one for one in cli.main.commands[command].params if isinstance(one, click.Option))
-            known = {name for one in options for name in one.opts}
-            assert set(re.findall(r"(--[a-z-]+)", rest)) <= known, rest
+def test_commands_and_options_exist() -> None:
+    texts = [
+        block.text
+        for name in ALL
+        for block in blocks(GUIDES / f"{name}.md")
+        if block.language in ("sh", "console")
+    ]
+    for command, rest in every(re.findall(r"modelway-runtime (\w+)([^|;&\n#]*)", "\n".join(texts))):
+        options = (one for one in cli.main.commands[command].params if isinstance(one, click.Option))
+        known = {name for one in options for name in one.opts}
+        assert set(re.findall(r"(--[a-z-]+)", rest)) <= known, rest
 
 
 def test_specs_of_the_guides_are_valid() -> None:

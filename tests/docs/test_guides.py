@@ -20,6 +20,7 @@ from modelway.spec.schema import schemas
 from modelway_runtime import cli
 from tests.docs.guide_blocks import GUIDES, ROOT, Reader, blocks, commands, matches
 from tests.support import serving
+from tests.support.checking import every
 
 FIRST = GUIDES / "serve-on-a-laptop.md"
 ALL = ("serve-on-a-laptop", "serving-in-a-cluster", "callers", "standby", "reload-and-versions",
@@ -76,31 +77,40 @@ def test_what_a_guide_prints_is_compared() -> None:
     assert not matches("", "error")
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_links_lead_somewhere(name: str) -> None:
-    check_links(GUIDES / f"{name}.md")
+PAGES = [
+    *sorted(GUIDES.glob("*.md")),
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "docs/architecture.md", "docs/contract.md")),
+    *sorted((ROOT / "docs/decisions").glob("*.md")),
+]
+
+
+def links(page: Path) -> list[str]:
+    """Where a page leads within the repository."""
+    text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+    return [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith("https://")]
 
 
 @pytest.mark.parametrize(
-    "path",
-    ["README.md", "CHANGELOG.md", "docs/architecture.md", "docs/contract.md",
-     *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs/decisions").glob("*.md")))],
-)  # fmt: skip
-def test_links_of_other_pages_lead_somewhere(path: str) -> None:
-    check_links(ROOT / path)
+    ("page", "link"),
+    [
+        pytest.param(page, link, id=f"{page.stem}-{link}")
+        for page in PAGES
+        for link in sorted(set(links(page)))
+    ],
+)
+def test_links_lead_somewhere(page: Path, link: str) -> None:
+    path, _, anchor = link.partition("#")
+    target = (page.parent / path).resolve() if path else page
+    assert target.exists()
+    if anchor:
+        text = target.read_text("utf-8")
+        headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+        anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert anchor in anchors | set(re.findall(r'<a id="([^"]+)">', text))
 
 
-def check_links(page: Path) -> None:
-    text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
-    for link in re.findall(r"\]\(([^)\s]+)\)", text):
-        if link.startswith("https://"):
-            continue
-        path, _, anchor = link.partition("#")
-        target = (page.parent / path).resolve() if path else page
-        assert target.exists(), link
-        if anchor:
-            headings = re.findall(r"^#+ (.+)$", target.read_text("utf-8"), re.MULTILINE)
-            assert anchor in {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}, link
+def test_the_guides_have_links() -> None:
+    assert len([link for page in PAGES for link in links(page)]) > 20
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -118,12 +128,17 @@ def test_options_that_a_guide_names_exist(name: str) -> None:
             assert set(re.findall(r"(--[a-z-]+)", rest)) <= known, rest
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_specs_of_a_guide_are_valid(name: str) -> None:
+def test_specs_of_the_guides_are_valid() -> None:
     ranker = next(yaml.safe_load_all((ROOT / "specs/search/ranker.yaml").read_text("utf-8")))
-    for block in blocks(GUIDES / f"{name}.md"):
-        if block.language == "yaml" and block.text.startswith("spec:"):
-            jsonschema.validate(merged(ranker, yaml.safe_load(block.text)), schemas()["Model"])
+    validator = jsonschema.Draft202012Validator(schemas()["Model"])
+    specs = [
+        yaml.safe_load(block.text)
+        for name in ALL
+        for block in blocks(GUIDES / f"{name}.md")
+        if block.language == "yaml" and block.text.startswith("spec:")
+    ]
+    for spec in every(specs):
+        assert list(validator.iter_errors(merged(ranker, spec))) == []
 
 
 def test_manifests_of_the_guide_are_what_is_generated() -> None:
@@ -211,3 +226,4 @@ def test_a_reload_while_it_loads_does_not_end_the_server(tmp_path: Path) -> None
     with serving.serving_settings(settings, ready=False) as server:
         server.process.send_signal(signal.SIGHUP)
         serving.wait_until_ready(server)
+        assert server.ask("GET", "/v2/models/slow/ready").status == 200

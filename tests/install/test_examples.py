@@ -19,11 +19,13 @@ def note(value):
 @given(st.integers())
 def test_plain(value):
     note(value)
+    assert True
 
 @settings(max_examples=30, deadline=None)
 @given(st.text())
 def test_own_settings(value):
     note(ascii(value))
+    assert True
 """
 
 
@@ -37,6 +39,7 @@ def drawn(folder: Path, profile: str | None) -> str:
     }
     environment |= {"HYPOTHESIS_PROFILE": profile} if profile else {}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    command += ["-o", "enable_assertion_pass_hook=true"]  # as pyproject.toml has it
     done = subprocess.run([*command, "test_properties.py"], cwd=folder, env=environment, capture_output=True)
     assert done.returncode == 0, done.stdout.decode()
     return (folder / "test_properties.py.drawn").read_text()

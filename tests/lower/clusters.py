@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
 
+import pytest
 import yaml
 
 from modelway.lower import names
@@ -212,6 +213,11 @@ def clusters() -> tuple[Cluster, ...]:
         *clusters_of("shop", shop.compiled(), sources),
         *clusters_of("reference", compile_specs(reference), reference),
     )
+
+
+def having(*add_ons: str) -> pytest.MarkDecorator:
+    """The test runs on the clusters that have one of the add-ons; in others there is nothing that it checks."""
+    return pytest.mark.having(*add_ons)
 
 
 def rollouts(cluster: Cluster) -> list[Workload]:

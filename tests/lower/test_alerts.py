@@ -147,7 +147,13 @@ def test_what_a_rule_reads_was_recorded_before_it_in_its_group(example: Example)
             known |= {rule["record"]} if "record" in rule else set()
 
 
-@each_example
+RECORDING = {
+    name: one for name, one in EXAMPLES.items() if any("record" in rule for rule in rules(one.groups))
+}
+each_that_records = pytest.mark.parametrize("example", RECORDING.values(), ids=RECORDING)
+
+
+@each_that_records
 def test_no_counter_is_read_over_days(example: Example) -> None:
     for rule in rules(example.groups):
         if "record" in rule:
@@ -164,7 +170,7 @@ def test_objectives_of_two_alerts_on_one_model_record_different_series() -> None
     assert not recorded[0] & recorded[1]
 
 
-@each_example
+@each_that_records
 def test_recording_rules_take_no_series_of_other_models(example: Example) -> None:
     """Other Alerts record series of the same names: without a selector both would write both."""
     for rule in rules(example.groups):

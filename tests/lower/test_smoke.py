@@ -17,6 +17,7 @@ from modelway.lower import names
 from tests.lower.clusters import Cluster, canaries, clusters
 from tests.lower.rollouts import ERROR, RUNNING, SUCCESSFUL, Tally, assess, phase
 from tests.lower.test_detector import DETECTOR, alert, shop_of
+from tests.support.checking import every
 
 Json = dict[str, Any]
 Secrets = Mapping[str, Mapping[str, str]]
@@ -170,7 +171,7 @@ def test_another_question_is_another_run() -> None:
     assert names_of[0] == [run["metadata"]["name"] for run in runs(shop_of(alert("a"), alert("b")))]
 
 
-def test_it_comes_with_the_last_wave(cluster: Cluster) -> None:
+def test_it_comes_with_the_last_wave() -> None:
     """It may run for a quarter of an hour, and be Degraded after it: a wave behind it would not begin."""
-    for run in runs(cluster):
+    for run in every(run for cluster in clusters() for run in runs(cluster)):
         assert run["metadata"]["annotations"][names.SYNC_WAVE] == names.WAVE_WORKLOAD

@@ -16,6 +16,7 @@ from tests.lower.clusters import (
     Cluster,
     canaries,
     clusters,
+    having,
     inside,
     previews,
     quantity,
@@ -24,6 +25,7 @@ from tests.lower.clusters import (
 from tests.lower.rollouts import (
     go_duration,
 )
+from tests.support.checking import every
 
 Json = dict[str, Any]
 PLUGIN = "argoproj-labs/gatewayAPI"
@@ -57,9 +59,10 @@ def test_the_clusters_hold_every_form() -> None:
 # Traffic (1.2)
 
 
+@having("rollouts")
 def test_the_plugin_finds_its_routes(cluster: Cluster) -> None:
     """It looks in the namespace of its configuration and never defaults it; it needs both Services, by name."""
-    for work, canary in canaries(cluster):
+    for work, canary in every(canaries(cluster)):
         plugin = canary["trafficRouting"]["plugins"][PLUGIN]
         assert set(plugin) <= {"namespace", "httpRoutes", "grpcRoutes"}
         assert plugin["namespace"] == work.namespace
@@ -81,8 +84,9 @@ def test_the_plugin_finds_its_routes(cluster: Cluster) -> None:
                 assert (route["kind"], route["metadata"]["name"]) in routes
 
 
+@having("rollouts")
 def test_the_plugin_writes_weights_of_a_hundred(cluster: Cluster) -> None:
-    for _, canary in canaries(cluster):
+    for _, canary in every(canaries(cluster)):
         assert canary["trafficRouting"].get("maxTrafficWeight", 100) == 100
 
 
@@ -98,8 +102,9 @@ def test_every_route_has_a_hostname_of_its_own(cluster: Cluster) -> None:
         assert DNS_LABEL.fullmatch(first), host
 
 
+@having("gatewayAPI")
 def test_routes_hang_on_the_gateway(cluster: Cluster) -> None:
-    for route in cluster.of("HTTPRoute", "GRPCRoute"):
+    for route in every(cluster.of("HTTPRoute", "GRPCRoute")):
         assert cluster.gateway
         (parent,) = route["spec"]["parentRefs"]
         wanted = {"name": cluster.gateway["name"], "namespace": cluster.gateway["namespace"]}
@@ -110,8 +115,9 @@ def test_routes_hang_on_the_gateway(cluster: Cluster) -> None:
             assert not rule.get("filters"), "mirrors and header rules come later"
 
 
+@having("rollouts")
 def test_no_step_that_the_plugin_passes_over_in_silence(cluster: Cluster) -> None:
-    for _, canary in canaries(cluster):
+    for _, canary in every(canaries(cluster)):
         for step in canary["steps"]:
             assert set(step) <= {"setWeight", "pause", "analysis"}, step
 
@@ -128,8 +134,9 @@ def test_services_point_at_ports_that_the_pods_have(cluster: Cluster) -> None:
             assert ("appProtocol" in port) == (port["name"] == "grpc"), "gRPC is h2c, which a proxy must know"
 
 
+@having("gatewayAPI")
 def test_routes_lead_to_ports_that_the_services_have(cluster: Cluster) -> None:
-    for route in cluster.of("HTTPRoute", "GRPCRoute"):
+    for route in every(cluster.of("HTTPRoute", "GRPCRoute")):
         for rule in route["spec"]["rules"]:
             for backend in rule["backendRefs"]:
                 service = cluster.get("Service", route["metadata"]["namespace"], backend["name"])
@@ -141,9 +148,10 @@ def test_routes_lead_to_ports_that_the_services_have(cluster: Cluster) -> None:
 # Rollouts (1.2)
 
 
+@having("rollouts")
 def test_the_stable_pods_are_all_there_until_the_end(cluster: Cluster) -> None:
     """A sync that restores the weights of Git in a canary would overload what ``dynamicStableScale`` leaves."""
-    for _, canary in canaries(cluster):
+    for _, canary in every(canaries(cluster)):
         assert "dynamicStableScale" not in canary
         assert not [step for step in canary["steps"] if "setCanaryScale" in step]
 
@@ -158,15 +166,17 @@ def test_no_promotion_by_the_clock(cluster: Cluster) -> None:
         assert preview["activeService"] != preview["previewService"]
 
 
+@having("rollouts")
 def test_an_aborted_release_gives_its_traffic_back(cluster: Cluster) -> None:
-    for work in rollouts(cluster):
+    for work in every(rollouts(cluster)):
         assert work.spec["progressDeadlineAbort"] is True
         assert work.spec["revisionHistoryLimit"] >= 2
         assert "workloadRef" not in work.spec
 
 
+@having("rollouts")
 def test_weights_rise_and_pauses_end(cluster: Cluster) -> None:
-    for _, canary in canaries(cluster):
+    for _, canary in every(canaries(cluster)):
         weights = [step["setWeight"] for step in canary["steps"] if "setWeight" in step]
         assert weights == sorted(set(weights))
         assert 1 <= weights[0] <= weights[-1] <= 99
@@ -351,8 +361,9 @@ def test_a_scaler_begins_with_its_least(cluster: Cluster) -> None:
         assert work.spec["replicas"] == least
 
 
+@having("keda")
 def test_lost_metrics_are_not_no_load(cluster: Cluster) -> None:
-    for scaler in cluster.of("ScaledObject"):
+    for scaler in every(cluster.of("ScaledObject")):
         spec = scaler["spec"]
         assert 1 <= spec["minReplicaCount"] < spec["maxReplicaCount"]
         assert "idleReplicaCount" not in spec
@@ -365,6 +376,7 @@ def test_lost_metrics_are_not_no_load(cluster: Cluster) -> None:
             assert all(isinstance(value, str) for value in trigger["metadata"].values())
 
 
+@having("keda", "metricsAdapter")
 def test_scalers_ask_for_the_load_of_the_workload(cluster: Cluster) -> None:
     load = {
         "inference_requests_in_flight": {"inference_request_duration_seconds_sum"},
@@ -375,6 +387,7 @@ def test_scalers_ask_for_the_load_of_the_workload(cluster: Cluster) -> None:
         },
     }
     label = "job" if cluster.has("prometheusOperator") else "app_kubernetes_io_name"
+    every(cluster.of("ScaledObject", "HorizontalPodAutoscaler"))
     for scaler in cluster.of("ScaledObject"):
         meta = scaler["metadata"]
         work = cluster.workload(meta["namespace"], meta["labels"][names.NAME])
@@ -390,13 +403,14 @@ def test_scalers_ask_for_the_load_of_the_workload(cluster: Cluster) -> None:
             assert metric["pods"]["metric"]["name"].removesuffix("_mean") in load
 
 
+@having("keda", "metricsAdapter")
 def test_growing_is_no_faster_than_loading(cluster: Cluster) -> None:
     scalers = [one["spec"]["behavior"] for one in cluster.of("HorizontalPodAutoscaler")]
     scalers += [
         one["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
         for one in cluster.of("ScaledObject")
     ]
-    for behavior in scalers:
+    for behavior in every(scalers):
         assert behavior["scaleDown"]["stabilizationWindowSeconds"] >= 300
         for way in ("scaleUp", "scaleDown"):
             assert behavior[way]["policies"]

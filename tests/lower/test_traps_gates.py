@@ -18,6 +18,7 @@ from tests.lower.clusters import (
     gate_limit,
     gate_metrics,
     gate_query,
+    having,
     inside,
     rollouts,
     templates,
@@ -36,14 +37,16 @@ from tests.lower.rollouts import (
     run,
 )
 from tests.support import promtool
+from tests.support.checking import every
 from tests.support.series import MINUTE, counter, series
 
 Json = dict[str, Any]
 
 
+@having("rollouts")
 def test_metrics_of_gates_are_valid(cluster: Cluster) -> None:
     """What the controller refuses or never ends, and no schema shows."""
-    for _, metric, waited in gate_metrics(cluster):
+    for _, metric, waited in every(gate_metrics(cluster)):
         count = metric.get("count", 0)
         if count:
             assert count >= metric["failureLimit"] + metric["consecutiveSuccessLimit"]
@@ -61,6 +64,11 @@ def test_metrics_of_gates_are_valid(cluster: Cluster) -> None:
             assert go_duration(metric["initialDelay"]) > 0
 
 
+def waited_gates(cluster: Cluster) -> list[tuple[Json, Json]]:
+    """(template, metric) of the gates that something waits for."""
+    return [(one, metric) for one, metric, waited in gate_metrics(cluster) if waited]
+
+
 GOOD, BAD = 0.0, 1e9
 NOTHING: tuple[tuple[str, list[list[float] | None]], ...] = (
     ("no series", [[]]),
@@ -75,19 +83,21 @@ NOTHING: tuple[tuple[str, list[list[float] | None]], ...] = (
 )
 
 
+@having("rollouts")
 @pytest.mark.parametrize(("what", "results"), NOTHING, ids=[what for what, _ in NOTHING])
 def test_no_gate_passes_without_evidence(
     cluster: Cluster, what: str, results: list[list[float] | None]
 ) -> None:
-    for one, metric, waited in gate_metrics(cluster):
-        if waited:
-            found = run(metric, results)
-            ends = (FAILED, INCONCLUSIVE) if results != [None] else (RUNNING,)
-            assert found in ends, f"{one['metadata']['name']}: {what} is {found}"
+    for one, metric in every(waited_gates(cluster)):
+        found = run(metric, results)
+        ends = (FAILED, INCONCLUSIVE) if results != [None] else (RUNNING,)
+        assert found in ends, f"{one['metadata']['name']}: {what} is {found}"
 
 
+@having("rollouts")
 def test_every_gate_passes_with_evidence_and_fails_against_it(cluster: Cluster) -> None:
-    for one, metric, waited in gate_metrics(cluster):
+    every(waited_gates(cluster))
+    for one, metric, waited in every(gate_metrics(cluster)):
         if waited:
             assert run(metric, [[GOOD]]) == SUCCESSFUL, one["metadata"]["name"]
             assert run(metric, [[], [GOOD], [GOOD], [GOOD], [GOOD], [GOOD]]) == SUCCESSFUL
@@ -95,11 +105,10 @@ def test_every_gate_passes_with_evidence_and_fails_against_it(cluster: Cluster) 
         assert run(metric, [[]]) == (INCONCLUSIVE if waited else RUNNING)
 
 
+@having("rollouts")
 def test_whatever_is_measured_success_has_seen_five_good_looks(cluster: Cluster) -> None:
     """All ends of all runs, not only those above."""
-    for one, metric, waited in gate_metrics(cluster):
-        if not waited:
-            continue
+    for one, metric in every(waited_gates(cluster)):
         ends = list(outcomes({**metric, "consecutiveErrorLimit": 3}))  # as few as show what many come to
         assert {end for end, _ in ends} == {SUCCESSFUL, FAILED, INCONCLUSIVE, ERROR}
         for end, tally in ends:
@@ -109,6 +118,7 @@ def test_whatever_is_measured_success_has_seen_five_good_looks(cluster: Cluster)
             assert tally.count <= metric["count"]
 
 
+@having("rollouts")
 def test_a_watch_never_ends_well_by_itself(cluster: Cluster) -> None:
     """It may abort or pause; that the steps went through is for the gates to say."""
     limits = {
@@ -118,7 +128,7 @@ def test_a_watch_never_ends_well_by_itself(cluster: Cluster) -> None:
         for _, metric, waited in gate_metrics(cluster)
         if not waited
     }
-    for metric in map(json.loads, limits):
+    for metric in map(json.loads, every(limits)):
         tallies, seen = [Tally()], {Tally()}
         while tallies:
             tally = tallies.pop()
@@ -132,9 +142,10 @@ def test_a_watch_never_ends_well_by_itself(cluster: Cluster) -> None:
                         tallies.append(following)
 
 
+@having("rollouts")
 def test_every_weight_has_its_gate(cluster: Cluster) -> None:
     """A background analysis alone is Successful where it was stopped before it looked."""
-    for work, canary in canaries(cluster):
+    for work, canary in every(canaries(cluster)):
         kinds = [next(iter(step)) for step in canary["steps"]]
         gated = "analysis" in kinds
         assert gated == ("analysis" in canary)
@@ -144,8 +155,9 @@ def test_every_weight_has_its_gate(cluster: Cluster) -> None:
             assert 0 <= canary["analysis"]["startingStep"] < len(kinds)
 
 
+@having("rollouts")
 def test_analyses_get_the_arguments_that_they_take(cluster: Cluster) -> None:
-    for work in rollouts(cluster):
+    for work in every(rollouts(cluster)):
         for one in inside(work.spec["strategy"]):
             if "templates" not in one:
                 continue
@@ -160,6 +172,7 @@ def test_analyses_get_the_arguments_that_they_take(cluster: Cluster) -> None:
                 assert arg["valueFrom"] == {"podTemplateHashValue": which}
 
 
+@having("rollouts")
 def test_every_template_is_used(cluster: Cluster) -> None:
     used = {
         (work.namespace, reference["templateName"])
@@ -171,8 +184,9 @@ def test_every_template_is_used(cluster: Cluster) -> None:
     assert used == {(one["metadata"]["namespace"], one["metadata"]["name"]) for one in templates(cluster)}
 
 
+@having("rollouts")
 def test_gates_ask_for_the_new_pods_of_the_model(cluster: Cluster) -> None:
-    for one, metric, _ in gate_metrics(cluster):
+    for one, metric, _ in every(gate_metrics(cluster)):
         meta = one["metadata"]
         work = cluster.workload(meta["namespace"], meta["labels"][names.NAME])
         wanted = f'namespace="{meta["namespace"]}",model="{work.settings["model"]}"'
@@ -230,10 +244,11 @@ def _compared(condition: str) -> str:
     return found[1]
 
 
+@having("rollouts")
 def test_gates_ask_promql_that_tells_good_from_bad_from_nothing(cluster: Cluster, tmp_path: Path) -> None:
     """What Prometheus answers: nothing without traffic, a number within the limit, or one beyond it."""
     tests = []
-    for one, metric, _ in gate_metrics(cluster):
+    for one, metric, _ in every(gate_metrics(cluster)):
         text, good, bad = gate_query(metric), *(_compared(metric[one]) for one in CONDITIONS)
         for title, data, answer in _gate_cases(metric):
             asked = [(f"count({text}) or vector(0)", abs(answer))]
@@ -250,8 +265,6 @@ def test_gates_ask_promql_that_tells_good_from_bad_from_nothing(cluster: Cluster
                     ],
                 }
             )
-    if not tests:
-        return
     path = tmp_path / "gates.yml"
     path.write_text(json.dumps({"rule_files": [], "evaluation_interval": "1m", "tests": tests}))
     assert not promtool.failed_tests([path]), promtool.explain(path)

@@ -73,8 +73,8 @@ def test_metrics_are_asked_of_the_namespace_they_come_from(cluster: Cluster) -> 
             assert set(found[0][1].split("|")) <= spaces, f"{where}: {selector}"
 
 
-def test_bounds_are_written_as_floats(cluster: Cluster) -> None:
-    for where, text in expressions(cluster):
+def test_bounds_are_written_as_floats() -> None:
+    for where, text in (pair for cluster in clusters() for pair in expressions(cluster)):
         for bound in re.findall(r'le="([^"]*)"', text):
             assert bound == "+Inf" or bound == repr(float(bound)), f"{where}: le={bound}"
 
@@ -171,8 +171,8 @@ def test_absence_is_asked_by_equality(cluster: Cluster) -> None:
             assert "absent(" not in rule["expr"]
 
 
-def test_recorded_series_have_names_of_one_form(cluster: Cluster) -> None:
-    for _, rule in cluster.rules():
+def test_recorded_series_have_names_of_one_form() -> None:
+    for _, rule in (pair for cluster in clusters() for pair in cluster.rules()):
         if "record" in rule:
             assert re.fullmatch(r"model:[a-z_]+:rate(5m|30m|1h|2h|6h|1d|3d|28d|30d)", rule["record"])
 

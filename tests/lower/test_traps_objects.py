@@ -16,9 +16,11 @@ from tests.lower.clusters import (
     CLUSTER_WIDE,
     Cluster,
     clusters,
+    having,
     inside,
 )
 from tests.support import shop
+from tests.support.checking import every
 from tests.support.kube_schemas import VERSIONS, errors, is_custom, need_crds
 
 Json = dict[str, Any]
@@ -110,9 +112,10 @@ def test_a_standby_is_where_its_primary_looks_for_it(cluster: Cluster) -> None:
     assert not behind, "a standby of nobody"
 
 
+@having("gatewayAPI")
 def test_no_standby_is_reached_from_outside(cluster: Cluster) -> None:
     standbys = {(one.namespace, one.name) for one in cluster.workloads if one.is_standby}
-    for route in cluster.of("HTTPRoute", "GRPCRoute"):
+    for route in every(cluster.of("HTTPRoute", "GRPCRoute")):
         assert (route["metadata"]["namespace"], route["metadata"]["labels"][names.NAME]) not in standbys
 
 
@@ -362,16 +365,17 @@ def test_built_in_objects_pass_the_strict_schemas_of_every_version(cluster: Clus
                 assert errors(value, version) == [], f"{path} in {version}"
 
 
+@having("rollouts", "gatewayAPI", "keda", "prometheusOperator")
 def test_custom_objects_pass_their_published_schemas(cluster: Cluster) -> None:
     need_crds()
-    for path, value in cluster.objects.items():
-        if is_custom(value):
-            assert errors(value, cluster.kubernetes) == [], path
+    for path, value in every((path, value) for path, value in cluster.objects.items() if is_custom(value)):
+        assert errors(value, cluster.kubernetes) == [], path
 
 
+@having("gatewayAPI")
 def test_routes_keep_the_rules_that_a_schema_cannot_say(cluster: Cluster) -> None:
     """Validated by CEL in the published CRDs."""
-    for route in cluster.of("HTTPRoute", "GRPCRoute"):
+    for route in every(cluster.of("HTTPRoute", "GRPCRoute")):
         assert len(route["spec"]["rules"]) <= 16
         assert len(route["spec"]["hostnames"]) <= 16
         for rule in route["spec"]["rules"]:

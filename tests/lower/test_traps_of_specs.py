@@ -1,14 +1,15 @@
-"""Traps that one spec walks into: it is refused, or what comes out is right all the same."""
+"""Traps that a spec walks into: each is refused for its reason, or what comes out is right all the same."""
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from modelway.diagnostics import Severity
+from modelway.load import Pointer, load
 from modelway.pipeline import Compilation, compile_specs
 from modelway.sources import SourceFile
 from modelway.spec.common import amount
@@ -17,6 +18,7 @@ from tests.lower import test_traps_monitoring as monitoring
 from tests.lower import test_traps_objects as objects
 from tests.lower import test_traps_security as security
 from tests.lower.clusters import Cluster, clusters_of, quantity
+from tests.support.checking import every
 from tests.support.spec_text import Text, dump, shown
 
 DIGEST = "sha256:" + "1" * 64
@@ -58,24 +60,17 @@ def _compiled(specs: Specs) -> tuple[Compilation, list[SourceFile]]:
     return compile_specs(sources), sources
 
 
-def _no_bad_ranges(cluster: Cluster) -> None:
-    for policy in cluster.of("NetworkPolicy"):
-        for rule in policy["spec"].get("egress", ()):
-            for peer in rule.get("to", ()):
-                if "ipBlock" in peer:
-                    ipaddress.ip_network(peer["ipBlock"]["cidr"])
+@dataclass(frozen=True)
+class Refusal:
+    """The code of an error, and the value that it points at, in the spec of that number."""
+
+    code: str
+    document: int
+    pointer: Pointer
 
 
-def _no_namespace_of_kubernetes(cluster: Cluster) -> None:
-    for namespace in cluster.of("Namespace"):
-        assert not namespace["metadata"]["name"].startswith("kube-")
-
-
-SPECS: dict[str, tuple[Specs, tuple[Check, ...]]] = {
-    "a model named as the policy that denies by default": (
-        (environment(), resource(), model("default-deny")),
-        (objects.test_no_two_objects_are_one,),
-    ),
+# What compiles, and what must hold of it.
+COMPILES: dict[str, tuple[Specs, tuple[Check, ...]]] = {
     "a target that has a shorter form": (
         (
             environment("metricsAdapter"),
@@ -134,42 +129,6 @@ SPECS: dict[str, tuple[Specs, tuple[Check, ...]]] = {
             monitoring.test_histograms_hold_every_threshold_and_a_bound_above,
         ),
     ),
-    "a resource named as those of the system": (
-        (environment(), resource("system-small", priority=5), model(serving={"resource": "system-small"})),
-        (objects.test_names_and_labels_are_what_kubernetes_takes,),
-    ),
-    "a team and an environment that make a namespace of Kubernetes": (
-        (environment(name="system"), resource(), model(team="kube")),
-        (_no_namespace_of_kubernetes,),
-    ),
-    "a start-up longer than a number can say": (
-        (environment(), resource(), model(serving={"timeouts": {"startup": "999999999d"}})),
-        (objects.test_built_in_objects_pass_the_strict_schemas_of_every_version,),
-    ),
-    "a pause longer than Go can say": (
-        (
-            environment(*ALL),
-            resource(),
-            model(rollout={"strategy": "canary", "steps": [{"weight": 5, "pause": "999999999d"}]}),
-        ),
-        (release.test_weights_rise_and_pauses_end,),
-    ),
-    "an address range that is none": (
-        (environment(artifactStore={"cidrs": ["999.1.1.1/33"]}), resource(), model()),
-        (_no_bad_ranges,),
-    ),
-    "an address range of letters": (
-        (environment(artifactStore={"cidrs": ["dead/200"]}), resource(), model()),
-        (_no_bad_ranges,),
-    ),
-    "a digest of an image that is none": (
-        (
-            environment("imageVolumes"),
-            resource(),
-            model(artifact={"uri": "oci://registry.example/m@sha256:zz"}),
-        ),
-        (release.test_weights_come_by_a_volume_or_a_fetch_that_checks_them,),
-    ),
     "steps that do not pause": (
         (
             environment(*ALL),
@@ -185,17 +144,6 @@ SPECS: dict[str, tuple[Specs, tuple[Check, ...]]] = {
         (
             release.test_weights_rise_and_pauses_end,
             monitoring.test_histograms_hold_every_threshold_and_a_bound_above,
-        ),
-    ),
-    "the longest names": (
-        (
-            environment(*ALL, name="e" * 20),
-            resource("r" * 40),
-            model("m" * 63, "t" * 42, serving={"resource": "r" * 40}),
-        ),
-        (
-            objects.test_names_and_labels_are_what_kubernetes_takes,
-            release.test_every_route_has_a_hostname_of_its_own,
         ),
     ),
     "the longest name that fits": (
@@ -219,9 +167,61 @@ SPECS: dict[str, tuple[Specs, tuple[Check, ...]]] = {
             release.test_every_route_has_a_hostname_of_its_own,
         ),
     ),
+}
+
+# What is refused, for what, and where.
+REFUSED: dict[str, tuple[Specs, Refusal]] = {
+    "a model named as the policy that denies by default": (
+        (environment(), resource(), model("default-deny")),
+        Refusal("MW407", 2, ("metadata", "name")),
+    ),
+    "a resource named as those of the system": (
+        (environment(), resource("system-small", priority=5), model(serving={"resource": "system-small"})),
+        Refusal("MW205", 1, ("metadata", "name")),
+    ),
+    "a team and an environment that make a namespace of Kubernetes": (
+        (environment(name="system"), resource(), model(team="kube")),
+        Refusal("MW205", 2, ("metadata", "team")),
+    ),
+    "a start-up longer than a number can say": (
+        (environment(), resource(), model(serving={"timeouts": {"startup": "999999999d"}})),
+        Refusal("MW212", 2, ("spec", "serving", "timeouts", "startup")),
+    ),
+    "a pause longer than Go can say": (
+        (
+            environment(*ALL),
+            resource(),
+            model(rollout={"strategy": "canary", "steps": [{"weight": 5, "pause": "999999999d"}]}),
+        ),
+        Refusal("MW212", 2, ("spec", "rollout", "steps", 0, "pause")),
+    ),
+    "an address range that is none": (
+        (environment(artifactStore={"cidrs": ["999.1.1.1/33"]}), resource(), model()),
+        Refusal("MW108", 0, ("spec", "artifactStore", "cidrs", 0)),
+    ),
+    "an address range of letters": (
+        (environment(artifactStore={"cidrs": ["dead/200"]}), resource(), model()),
+        Refusal("MW108", 0, ("spec", "artifactStore", "cidrs", 0)),
+    ),
+    "a digest of an image that is none": (
+        (
+            environment("imageVolumes"),
+            resource(),
+            model(artifact={"uri": "oci://registry.example/m@sha256:zz"}),
+        ),
+        Refusal("MW209", 2, ("spec", "artifact", "uri")),
+    ),
+    "the longest names": (
+        (
+            environment(*ALL, name="e" * 20),
+            resource("r" * 40),
+            model("m" * 63, "t" * 42, serving={"resource": "r" * 40}),
+        ),
+        Refusal("MW406", 2, ("metadata", "name")),
+    ),
     "a model named as the gRPC route of another": (
         (environment(*ALL), resource(), model(), model("ranker-grpc")),
-        (release.test_every_route_has_a_hostname_of_its_own, objects.test_no_two_objects_are_one),
+        Refusal("MW205", 3, ("metadata", "name")),
     ),
     "a model named as the standby of another": (
         (
@@ -231,33 +231,29 @@ SPECS: dict[str, tuple[Specs, tuple[Check, ...]]] = {
             model("lite"),
             model("ranker-standby"),
         ),
-        (objects.test_no_two_objects_are_one,),
+        Refusal("MW407", 3, ("metadata", "name")),
     ),
 }
 
 
-@pytest.mark.parametrize("name", SPECS)
-def test_a_trap_is_refused_or_walked_around(name: str) -> None:
-    specs, checks = SPECS[name]
+@pytest.mark.parametrize("name", COMPILES)
+def test_a_trap_is_walked_around(name: str) -> None:
+    specs, checks = COMPILES[name]
     compilation, sources = _compiled(specs)
-    failed = [one for one in compilation.diagnostics if one.severity is Severity.ERROR]
-    for cluster in () if failed else clusters_of("case", compilation, sources):
-        for check in checks:
+    assert compilation.files, shown(compilation.diagnostics)
+    for cluster in every(clusters_of("case", compilation, sources)):
+        for check in every(checks):
             check(cluster)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "amounts that have shorter forms",
-        "one standby of two",
-        "steps that do not pause",
-        "the longest name that fits",
-    ],
-)
-def test_what_is_no_trap_is_not_refused(name: str) -> None:
-    compilation, _ = _compiled(SPECS[name][0])
-    assert compilation.files, shown(compilation.diagnostics)
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_trap_is_refused_where_it_is(name: str) -> None:
+    specs, refusal = REFUSED[name]
+    compilation, (source,) = _compiled(specs)
+    documents, _ = load(source)
+    span = documents[refusal.document].span(refusal.pointer)
+    errors = {(one.code, one.span) for one in compilation.diagnostics if one.severity is Severity.ERROR}
+    assert errors == {(refusal.code, span)}, shown(compilation.diagnostics)
 
 
 @pytest.mark.parametrize("size", ["1Ki", "10M", "64Mi", "600Mi", "1000M", "1.5Gi", "2Gi", "7.001Gi", "1Ti"])

@@ -7,6 +7,7 @@ from copy import deepcopy
 from functools import cache
 from typing import Any
 
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -149,4 +150,4 @@ def test_cut_and_doubled_lines_of_the_shop_do_not_raise(seed: int) -> None:
 def test_the_odd_values_are_odd_enough() -> None:
     """Each can be written and read back; the emitter takes them all."""
     for value in ODD:
-        emit({"value": value})
+        assert yaml.safe_load(emit({"value": value})) == {"value": value}

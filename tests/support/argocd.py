@@ -12,17 +12,14 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-import pytest
-
 from modelway.lower import names
 from modelway.lower.syncing import HEALTH, WITHOUT_HEALTH, Health
+from tests.support.tools import require_tool
 
 Json = dict[str, Any]
 POD_OWNERS = ("Deployment", "StatefulSet", "DaemonSet", "Job", "Rollout")
@@ -215,8 +212,7 @@ def normalized(live: Json, target: Json, ignore: Sequence[Json]) -> tuple[Json, 
 
 
 def _jq(program: str, value: Json) -> Json:
-    if shutil.which("jq") is None:
-        pytest.fail("jq is missing") if os.environ.get("CI") else pytest.skip("jq is missing")
+    require_tool("jq", "jq")
     done = subprocess.run(
         ["jq", "-c", program], input=json.dumps(value), capture_output=True, text=True, check=True
     )

@@ -31,10 +31,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-import pytest
 import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+
+from tests.support.tools import missing
 
 PACKAGE = "emulate@0.11.2"
 ORGANISATION = "shop"
@@ -75,7 +76,7 @@ def package() -> Path:
     folder = Path(os.environ.get("MODELWAY_EMULATE", default))
     entry = folder / "node_modules" / "emulate" / "dist" / "index.js"
     if shutil.which("node") is None:
-        _missing("node is not installed (Debian: apt-get install nodejs)")
+        missing("node is not installed (Debian: apt-get install nodejs)")
     if not entry.is_file():
         _install(folder)
     return entry
@@ -84,7 +85,7 @@ def package() -> Path:
 def _install(folder: Path) -> None:
     """Into a folder beside it, then renamed: of several processes one wins, all find it whole."""
     if shutil.which("npm") is None:
-        _missing("npm is not installed (Debian: apt-get install npm)")
+        missing("npm is not installed (Debian: apt-get install npm)")
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".emulate-"))
     command = [
@@ -100,19 +101,13 @@ def _install(folder: Path) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=90)
         if done.returncode != 0:
-            _missing(f"npm cannot install {PACKAGE}: {done.stderr[-300:]}")
+            missing(f"npm cannot install {PACKAGE}: {done.stderr[-300:]}")
         try:
             fresh.rename(folder)
         except OSError:
             assert (folder / "node_modules").is_dir(), f"{folder} is there, but it is not {PACKAGE}"
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _missing(reason: str) -> None:
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 @dataclass

@@ -9,9 +9,7 @@ The text is OpenMetrics with timestamps and ends in ``# EOF``; ``series`` writes
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import ssl
 import subprocess
 import time
@@ -23,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.support.tools import require_tool
 
 STARTS_IN_S = 60.0
 """How long it may take until it is ready; much more than it needs, for a busy machine."""
@@ -44,12 +42,8 @@ class Server:
 
 def require() -> None:
     """Without Prometheus the test is skipped with the reason; with ``CI`` set it fails."""
-    missing = [tool for tool in ("prometheus", "promtool") if shutil.which(tool) is None]
-    if missing:
-        reason = f"{' and '.join(missing)} not installed (Debian: apt-get install prometheus)"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+    for tool in ("prometheus", "promtool"):
+        require_tool(tool, "prometheus")
 
 
 @contextmanager

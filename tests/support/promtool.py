@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.support.tools import require_tool
 
 _PROCESSES = 2
 
 
 def require() -> str:
     """Path of promtool. Where there is none the test is skipped with the reason; with ``CI`` set it fails."""
-    found = shutil.which("promtool")
-    if found is None:
-        reason = "promtool is not installed (Debian: apt-get install prometheus)"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
+    return require_tool("promtool", "prometheus")
 
 
 def check_rules(groups: list[dict[str, Any]], folder: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support.tools import require_tool
 
 SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "reliability.py"
 
@@ -44,10 +45,8 @@ def kept(*arguments: str, folder: Path) -> dict[str, Any]:
     return figures
 
 
-@pytest.mark.skipif(
-    not shutil.which("h2load") and "CI" not in os.environ, reason="needs h2load (nghttp2-client)"
-)
 def test_twice_the_load_is_answered_or_refused_in_time(tmp_path: Path) -> None:
+    require_tool("h2load", "nghttp2-client")
     done, (finding,) = run("overload", "--minutes", "0.05", folder=tmp_path)
     figures = finding["figures"]
     # How soon an answer comes is the machine's to say, too, and a test may share it with others.

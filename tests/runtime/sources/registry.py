@@ -6,9 +6,7 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import re
-import shutil
 import subprocess
 import tarfile
 import time
@@ -19,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.support.tools import require_tool
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -30,13 +28,7 @@ Layer = dict[str, Any]
 
 def require() -> str:
     """Path of the registry. Where there is none the test is skipped with the reason; with ``CI`` set it fails."""
-    found = shutil.which("docker-registry")
-    if found is None:
-        reason = "docker-registry is not installed (Debian: apt-get install docker-registry)"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
+    return require_tool("docker-registry", "docker-registry")
 
 
 @contextmanager

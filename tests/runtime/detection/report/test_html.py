@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from modelway_runtime.detection.report import html, words
 from modelway_runtime.detection.verdict import PullRequest, from_json, to_json
 from tests.runtime.detection.report.examples import CASES, metric, plot, regressed, verdict
 from tests.runtime.detection.report.test_markdown import HOSTILE, NAMES, Structure, named
+from tests.support.tools import require_tool
 
 ROOT = Path(__file__).parents[4]
 SAFE = {"https://github.com/shop/models/pull/412"}
@@ -183,10 +182,7 @@ def chromium(page: Path, profile: Path) -> tuple[str, str]:
 
 
 def test_a_browser_shows_it_offline_without_a_complaint(tmp_path: Path) -> None:
-    if shutil.which("chromium") is None:
-        if os.environ.get("CI") and "chromium" in (ROOT / ".ci" / "run").read_text():
-            pytest.fail("chromium is not installed")
-        pytest.skip("chromium is not installed")
+    require_tool("chromium", "chromium")
     page = tmp_path / "page.html"
     made = html.page(*regressed())
     page.write_text(made, encoding="utf-8")
