@@ -22,6 +22,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from modelway_runtime.extras import lacking
+from modelway_runtime.serving import external_data
 from modelway_runtime.serving.backends.base import LoadError, Model
 from modelway_runtime.serving.errors import InferenceError, not_found
 from modelway_runtime.serving.metrics import ModelMetrics, ServerMetrics
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 State: TypeAlias = Literal["LOADING", "READY", "UNAVAILABLE"]
 Key: TypeAlias = tuple[str, str]
+Files: TypeAlias = tuple[tuple[Path, tuple[int, int, int]], ...]
+"""The local files that a model was loaded from, each with what tells it from a changed one."""
 DRAIN_S = 60.0
 """How long a replaced model may still answer; as long as an instance may compute."""
 
@@ -45,7 +48,7 @@ class Entry(msgspec.Struct):
     spec: Served
     state: State = "LOADING"
     reason: str = ""
-    fingerprint: object = None
+    files: Files = ()
     servable: Servable | None = None
 
 
@@ -131,30 +134,30 @@ class Repository:
         """Whether the model version serves as it is wanted."""
         key = (spec.name, spec.version)
         entry = self._entries.get(key)
-        fingerprint = _fingerprint(spec)
-        if entry and entry.servable and entry.fingerprint == fingerprint and not again:
+        if entry and entry.servable and _unchanged(entry, spec) and not again:
             return True
         if entry is None:
             entry = self._entries[key] = Entry(spec)
             self._metrics.ready.labels(*key).set(0)
         started = time.monotonic()
         try:
-            servable = await self._loaded(spec)
+            servable, files = await self._loaded(spec)
         except (LoadError, SourceError, OSError) as error:
             entry.reason = str(error)
             if entry.servable is None:
                 entry.state = "UNAVAILABLE"
             log.error("%s %s was not loaded: %s", spec.name, spec.version, error)  # noqa: TRY400  # said, not shown
             return False
-        self._swap(entry, spec, servable, fingerprint)
+        entry.files = files
+        self._swap(entry, spec, servable)
         took = time.monotonic() - started
         self._metrics.load_s.labels(*key).set(took)
         log.info("%s %s is ready on %s after %.2f s", spec.name, spec.version, servable.provider, took)
         return True
 
-    async def _loaded(self, spec: Served) -> Servable:
+    async def _loaded(self, spec: Served) -> tuple[Servable, Files]:
         run = asyncio.get_running_loop().run_in_executor
-        model, rows = await run(self._threads, self._weights, spec)
+        model, rows, files = await run(self._threads, self._weights, spec)
         metrics = ModelMetrics(self._metrics, spec.name, spec.version, spec.outputs or model.outputs)
         servable = Servable(spec, model, rows, metrics)
         try:
@@ -162,33 +165,35 @@ class Repository:
         except LoadError:
             servable.close()
             raise
-        return servable
+        return servable, files
 
-    def _weights(self, spec: Served) -> tuple[Model, Rows]:
-        """The weights in memory, and whether requests may share a batch; runs in the loading thread."""
-        path = local_path(spec.source)
+    def _weights(self, spec: Served) -> tuple[Model, Rows, Files]:
+        """The weights, whether requests may share a batch, and the files; for the loading thread."""
+        path = own = local_path(spec.source)
         if path is None:
             folder = self._folder / spec.name / spec.version
             folder.mkdir(parents=True, exist_ok=True)
             path = fetch(spec.source, spec.digest, folder)
         before = _stat(path)
         verify(path, spec.digest)
+        files = ((path, before), *((other, _stat(other)) for other in _other_files(spec, path)))
         model = _load_weights(spec, path, self._device, trusted=self._trusted)
-        if before != _stat(path):
-            model.close()
-            raise LoadError(f"{path} changed while it was loaded")
+        for file, was in files:
+            if was != _stat(file):
+                model.close()
+                raise LoadError(f"{file} changed while it was loaded")
         try:
             agree(spec, model)
-            return model, self._rows.decide(spec, model)
+            return model, self._rows.decide(spec, model), files if own is not None else ()
         except LoadError:
             model.close()
             raise
 
-    def _swap(self, entry: Entry, spec: Served, servable: Servable, fingerprint: object) -> None:
+    def _swap(self, entry: Entry, spec: Served, servable: Servable) -> None:
         old = entry.servable
         if old is not None:
             self._forget(old)
-        entry.spec, entry.servable, entry.fingerprint = spec, servable, fingerprint
+        entry.spec, entry.servable = spec, servable
         entry.state, entry.reason = "READY", ""
         self._index(spec.name)
         self._metrics.ready.labels(spec.name, spec.version).set(1)
@@ -260,13 +265,39 @@ def _load_weights(spec: Served, path: Path, device: Device, *, trusted: bool) ->
     return torch_backend.load(path, spec, device, trusted=trusted)
 
 
-def _fingerprint(spec: Served) -> object:
-    """What tells a changed model from the same: the settings, and the file where it is a local one."""
-    path = local_path(spec.source)
+def _unchanged(entry: Entry, spec: Served) -> bool:
+    """Whether the settings, and the files where they are local ones, are those that were loaded."""
     try:
-        return spec, _stat(path) if path is not None else None
+        return entry.spec == spec and all(_stat(path) == before for path, before in entry.files)
     except LoadError:  # said when it is loaded
-        return spec, None
+        return False
+
+
+def _other_files(spec: Served, path: Path) -> tuple[Path, ...]:
+    """The files beside the weights' own that hold tensors of the model.
+
+    Raises LoadError where they lie elsewhere, and where a digest is pinned, which does not cover them.
+    """
+    if spec.format != "onnx":
+        return ()
+    try:
+        others = external_data.other_files(path)
+    except external_data.NotOnnx:
+        if spec.digest is None:  # the engine says what it is
+            return ()
+        raise LoadError(f"{path} is no ONNX model, so nobody can tell what its digest covers") from None
+    except external_data.Escapes as error:
+        raise LoadError(f"{path}: {error}") from None
+    if not others:
+        return ()
+    kept = external_data.keeps(str(path), others)
+    if spec.digest is not None:
+        raise LoadError(
+            f"{kept}, which the digest does not cover: save it as one file "
+            "(torch.onnx.export has external_data=False), or leave the digest out"
+        )
+    log.warning("%s %s: %s; no digest can say that it is the right one", spec.name, spec.version, kept)
+    return tuple(path.parent / name for name in others)
 
 
 def _stat(path: Path) -> tuple[int, int, int]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, TypeAlias
 from urllib.parse import unquote_to_bytes
 
-from modelway_runtime.serving import oci
+from modelway_runtime.serving import external_data, oci
 from modelway_runtime.serving.streams import (
     ATTEMPTS,
     SourceError,
@@ -57,6 +57,7 @@ def fetch(
     _checked_digest(digest)
     known = _plain(name or _last_part(source), source) if name or not source.startswith("oci:") else None
     if known and _has(folder / known, digest):
+        _check_whole(folder / known, source)
         return folder / known
     for pause in (*PAUSES_S, None):
         try:
@@ -114,9 +115,11 @@ def _attempt(
     with _opened(source, known) as (own_name, stream):
         name = known or _plain(own_name, source)
         if not known and _has(folder / name, digest):
+            _check_whole(folder / name, source)
             return folder / name
         found = _copy(source, stream, part, progress)
     _compare(shown(source), found, digest)
+    _check_whole(Path(part.name), source)
     with _writing(folder):
         os.fsync(part.fileno())
         os.fchmod(part.fileno(), 0o644)
@@ -248,6 +251,21 @@ def _has(path: Path, digest: str | None) -> bool:
     except (OSError, SourceError):
         return False
     return True
+
+
+def _check_whole(path: Path, source: str) -> None:
+    """Raises SourceError for an ONNX model that keeps tensors in other files: one file is fetched."""
+    try:
+        others = external_data.other_files(path)
+    except external_data.NotOnnx:  # weights of torch
+        return
+    except external_data.Escapes as error:
+        raise SourceError(f"{shown(source)}: {error}") from None
+    if others:
+        raise SourceError(
+            f"{external_data.keeps(shown(source), others)}, which is not fetched and which no digest covers: "
+            "save it as one file (torch.onnx.export has external_data=False)"
+        )
 
 
 def _compare(what: str, found: str, digest: str | None) -> None:
