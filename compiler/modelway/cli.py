@@ -149,6 +149,7 @@ def cli() -> None:
 
     Start with `modelway init`, then `modelway compile`.
     """
+    os.getcwd()  # raises where the folder is gone; CPython 3.13.0 fails later, in an import, without a reason
 
 
 @cli.command(name="compile")

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
-from modelway_runtime.serving.http_protocol import Uvicorn, config
+from modelway_runtime.process import listener
+from modelway_runtime.serving.http_protocol import Limits, Uvicorn
 from modelway_runtime.serving.metrics import observe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,11 +115,12 @@ def test_a_request_that_begins_ends_the_wait_for_one() -> None:
         await send({"type": "http.response.body", "body": b"ok"})
 
     async def test() -> None:
-        server = Uvicorn(config(app, host="127.0.0.1", port=0, timeout_keep_alive=1))
-        task = asyncio.create_task(server.serve())
+        server = Uvicorn(app, Limits(idle_s=1))
+        socket = listener("127.0.0.1", 0)
+        task = asyncio.create_task(server.serve([socket]))
         while not server.started:
             await asyncio.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
+        port = socket.getsockname()[1]
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for pause in (0.0, 1.5):
             writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n")
