@@ -16,6 +16,7 @@ import msgspec
 
 from modelway_runtime import __version__
 from modelway_runtime.serving.accounting import Account, ServerBooks
+from modelway_runtime.serving.admission import ByteBudget
 from modelway_runtime.serving.audit import AuditLog
 from modelway_runtime.serving.auth import Authenticator
 from modelway_runtime.serving.errors import InferenceError, not_found
@@ -47,6 +48,7 @@ class InferenceService:
         authenticator: Authenticator,
         *,
         in_flight: int,
+        receiving_bytes: int,
         audit: AuditLog | None = None,
         standby: StandbyClient | None = None,
         tracer: Tracer | None = None,
@@ -57,6 +59,7 @@ class InferenceService:
         self._metrics = metrics
         self._authenticator = authenticator
         self._limit = in_flight
+        self.receiving = ByteBudget(receiving_bytes)
         self._books = ServerBooks(repository, metrics, audit, tracer)
         self._standby = standby
         self._rescan = rescan
@@ -113,10 +116,9 @@ class InferenceService:
         servable: Servable | None = None
         self._in_flight += 1
         try:
-            client = call.client
-            if self._in_flight > self._limit or client.models is not None or client.rate is not None:
-                self._admit(request.model, client)
-            servable = account.servable = self._found(request)
+            if self._in_flight > self._limit:
+                raise _too_many()
+            servable = account.servable = self._allowed(account)
             if servable is not None:
                 servable.in_flight += 1
             if servable is None or self._standby is not None:
@@ -130,24 +132,30 @@ class InferenceService:
             if servable is not None:
                 servable.in_flight -= 1
 
-    def _admit(self, model: str, client: Client) -> None:
-        if self._in_flight > self._limit:
-            raise InferenceError(429, "too many requests are in flight", reason="limit", retry_after_s=1.0)
-        if client.models is not None and model not in client.models:
-            raise InferenceError(
-                403, f"{shown(client.name)} may not use model {shown(model)}", reason="unauthorized"
-            )
+    def admit(self, client: Client) -> None:
+        """Take one of what a client may ask, before anything of it is read. Raises InferenceError (429)."""
+        if self._in_flight >= self._limit:
+            raise _too_many()
         if client.rate is not None and (wait := client.rate.take()) > 0:
             raise InferenceError(
                 429, f"{shown(client.name)} calls too often", reason="limit", retry_after_s=wait
             )
 
-    def _found(self, request: InferenceRequest) -> Servable | None:
-        """The model version; None where only the standby can answer."""
+    def allow(self, account: Account) -> None:
+        """Raises InferenceError (403, 404, 503) where the account's model gives its client no answer."""
+        self._allowed(account)
+
+    def _allowed(self, account: Account) -> Servable | None:
+        """The model version; None: only the standby can answer. Raises InferenceError (403, 404, 503)."""
+        client, model = account.call.client, account.model
+        if client.models is not None and model not in client.models:
+            raise InferenceError(
+                403, f"{shown(client.name)} may not use model {shown(model)}", reason="unauthorized"
+            )
         try:
-            return self._repository.find(request.model, request.version)
+            return self._repository.find(model, account.version)
         except InferenceError as error:
-            if error.status == 503 and self._standby is not None and request.model == self._model:
+            if error.status == 503 and self._standby is not None and model == self._model:
                 return None
             raise
 
@@ -307,6 +315,10 @@ class InferenceService:
         if not client.admin:
             raise InferenceError(403, f"{shown(client.name)} may not load or unload", reason="unauthorized")
         return self._rescan
+
+
+def _too_many() -> InferenceError:
+    return InferenceError(429, "too many requests are in flight", reason="limit", retry_after_s=1.0)
 
 
 def _why(error: Exception) -> Why | None:

@@ -7,6 +7,8 @@ import logging
 import re
 import zlib
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from random import getrandbits
 from typing import Any, NamedTuple, TypeAlias
 
@@ -14,8 +16,10 @@ import orjson
 
 from modelway_runtime.serving import rest_codec
 from modelway_runtime.serving.accounting import Account
+from modelway_runtime.serving.admission import Held
 from modelway_runtime.serving.errors import InferenceError, invalid, not_found
 from modelway_runtime.serving.inference import InferenceService
+from modelway_runtime.serving.json_body import WHOLE_BYTES
 from modelway_runtime.serving.openapi import document
 from modelway_runtime.serving.values import Call, Client, InferenceResponse
 
@@ -72,6 +76,7 @@ class RestApp:
         self._core = core
         self._max_bytes = max_bytes
         self._decoder = rest_codec.Decoder()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="decode")
         self._routes: dict[str, Route] = dict(_FIXED)
         self._get: dict[str, Callable[[Route, Client], Any]] = {
             "server": lambda _, __: core.server_metadata(),
@@ -124,14 +129,27 @@ class RestApp:
         """The answer of a model. Raises InferenceError, and whatever nobody has thought of."""
         call = account.call
         call.client = self._core.authenticate(call.authorization)
-        body = await self._body(headers, receive)
-        length = _header_length(headers)
-        request, wanted = self._decoder.decode(body, length, account.model, account.version)
-        response = await self._core.infer(request, account)
+        self._core.admit(call.client)
+        self._core.allow(account)
+        held = self._core.receiving.hold()
+        try:
+            body = await self._body(headers, receive, held)
+            request, wanted = await self._decoded(body, _header_length(headers), account)
+            held.add_tensors(request.inputs)
+            response = await self._core.infer(request, account)
+        finally:
+            held.release()
         answer = _answer(response, wanted, request.id)
         if len(answer.body) >= _COMPRESS_FROM and b"accept-encoding" in headers:
             return await _compressed(answer, headers[b"accept-encoding"])
         return answer
+
+    async def _decoded(self, body: bytes, header_length: int | None, account: Account) -> rest_codec.Decoded:
+        """The request in a body; long JSON is read in a thread, one after the other."""
+        decode = partial(self._decoder.decode, body, header_length, account.model, account.version)
+        if (len(body) if header_length is None else header_length) <= WHOLE_BYTES:
+            return decode()
+        return await asyncio.get_running_loop().run_in_executor(self._thread, decode)
 
     async def _send(self, answer: Answer, headers: Headers, send: Send, request_id: str) -> None:
         """Hand the answer over; of a large one also wait until the caller has read most of it."""
@@ -170,9 +188,14 @@ class RestApp:
         if kind in ("live", "ready", "model_ready"):
             return self._health(route)
         client = self._core.authenticate(headers.get(b"authorization"))
+        self._core.admit(client)
         if not posts:
             return _json(self._get[kind](route, client))
-        body = await self._body(headers, receive)
+        held = self._core.receiving.hold()
+        try:
+            body = await self._body(headers, receive, held)
+        finally:
+            held.release()
         if kind == "index":
             return _json(self._core.repository_index(ready_only=_ready_only(body)))
         if kind == "load":
@@ -190,11 +213,13 @@ class RestApp:
         ready = self._core.model_ready(route.model, route.version)
         return _json({"name": route.model, "ready": ready}, 200 if ready else 503)
 
-    async def _body(self, headers: Headers, receive: Receive) -> bytes:
-        """The body, decompressed. Raises InferenceError (413, 415, 400)."""
+    async def _body(self, headers: Headers, receive: Receive, held: Held) -> bytes:
+        """The body, decompressed. Raises InferenceError (413, 415, 400, 429)."""
         declared = headers.get(b"content-length")
         if declared is not None and int(declared) > self._max_bytes:
             raise self._too_large()
+        if declared is not None:
+            self._core.receiving.check(int(declared))  # before any of it is read
         parts: list[bytes] = []
         size = 0
         more = True
@@ -206,6 +231,7 @@ class RestApp:
             size += len(parts[-1])
             if size > self._max_bytes:
                 raise self._too_large()
+            held.add(len(parts[-1]))
             more = message["more_body"]
         body = b"".join(parts)
         encoding = headers.get(b"content-encoding")

@@ -27,7 +27,7 @@ from modelway_runtime.serving.http_protocol import Limits, Uvicorn
 from modelway_runtime.serving.inference import InferenceService
 from modelway_runtime.serving.metrics import ServerMetrics
 from modelway_runtime.serving.metrics_port import MetricsPort
-from modelway_runtime.serving.repository import Repository
+from modelway_runtime.serving.repository import Repository, give_back
 from modelway_runtime.serving.rest_server import RestApp
 from modelway_runtime.serving.standby import StandbyClient
 from modelway_runtime.serving.watch import ConfigError
@@ -39,6 +39,8 @@ REFRESH_S = 2.0
 """How often files that may change are looked at: keys, certificates."""
 QUIET_S = 0.5
 """Draining ends when no request has been in flight for so long."""
+LARGEST_AT_ONCE = 16
+"""Requests of the largest size that may be received, or wait for their answer, at a time."""
 GC_THRESHOLDS = (20_000, 50, 50)
 """A request leaves no cycles behind; the default looks for them some twenty times a thousand requests."""
 
@@ -100,6 +102,7 @@ async def _serve(
             metrics,
             authenticator,
             in_flight=settings.limits.in_flight,
+            receiving_bytes=LARGEST_AT_ONCE * settings.limits.request_bytes,
             audit=audit,
             standby=standby,
             tracer=tracer,
@@ -108,7 +111,7 @@ async def _serve(
         async with _listening(settings, host, core, metrics) as (ports, servers):
             if started:
                 started(ports)
-            keep = asyncio.create_task(_keep_fresh(authenticator, settings, servers))
+            keep = asyncio.create_task(_keep_fresh(core, authenticator, settings, servers))
             await _live(core, repository, settings, servers, stop, reread)
             keep.cancel()
         if standby:
@@ -238,11 +241,15 @@ def _http_server(settings: Settings, app: RestApp) -> Uvicorn:
     return server
 
 
-async def _keep_fresh(authenticator: Authenticator, settings: Settings, servers: Servers) -> None:
-    """Keys and certificates that were replaced are read again."""
+async def _keep_fresh(
+    core: InferenceService, authenticator: Authenticator, settings: Settings, servers: Servers
+) -> None:
+    """Keys and certificates that were replaced are read again; memory of large requests is given back."""
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(REFRESH_S)
+        if core.receiving.has_calmed():
+            await loop.run_in_executor(None, give_back)
         message = await loop.run_in_executor(None, authenticator.refresh)
         if message:
             log.warning(message)

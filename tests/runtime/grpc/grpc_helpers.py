@@ -12,6 +12,7 @@ import grpc.aio
 import numpy as np
 
 from modelway_runtime.serving.accounting import Account
+from modelway_runtime.serving.admission import ByteBudget
 from modelway_runtime.serving.errors import InferenceError, not_found
 from modelway_runtime.serving.grpc.messages import (
     SERVICE,
@@ -41,6 +42,8 @@ class ArithmeticCore:
         self.cancelled = asyncio.Event()
         self.release = asyncio.Event()
         self.most_at_once = 0
+        self.admitted = 0
+        self.receiving = ByteBudget(8 * MAX_BYTES)
         self.at_once = 0
 
     def begin(self, call: Call) -> Account:
@@ -98,6 +101,13 @@ class ArithmeticCore:
         if self.token is not None and authorization != self.token:
             raise InferenceError(401, "no or unknown credentials", reason="unauthorized")
         return Client(name="tester", admin=True)
+
+    def admit(self, client: Client) -> None:
+        self.admitted += 1
+
+    def allow(self, account: Account) -> None:
+        if account.model == "forbidden":
+            raise InferenceError(403, "not this model", reason="unauthorized")
 
     def model_ready(self, name: str, version: str | None) -> bool:
         return name == "echo" and version in (None, "7")

@@ -361,7 +361,7 @@ def test_a_connection_serves_on_after_every_error(limited: Server) -> None:
         ("POST", WIDE, b"x", {"content-encoding": "br"}, 415),
         ("POST", WIDE, b" " * (REQUEST_BYTES + 1), {}, 413),
         ("POST", "/v2/models/nosuch/infer", BODY, {}, 404),
-        ("POST", "/v2/models/nosuch/infer", b"{" * 50_000, {}, 400),
+        ("POST", "/v2/models/nosuch/infer", b"{" * 50_000, {}, 404),
         ("POST", "/nowhere", b"a body", {}, 404),
         ("DELETE", "/v2", b"a body", {}, 405),
         ("GET", "/v2/health/live", b"a body", {}, 200),

@@ -7,10 +7,15 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
+from modelway_runtime.serving.admission import ByteBudget
+from modelway_runtime.serving.errors import InferenceError
 from modelway_runtime.serving.grpc.messages import SERVICE, HealthCheckRequest, HealthCheckResponse
+from modelway_runtime.serving.grpc.reading import Reader
 
 _SERVICES = ("", SERVICE)
+_READING = 16
 
 
 class Health:
@@ -21,17 +26,20 @@ class Health:
     clients of the protocol allow.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, receiving: ByteBudget) -> None:
         self._ready = False
         self._stopped = False
         self._changed = asyncio.Event()
+        self._reader = Reader(
+            _READING, receiving
+        )  # its own: others' large messages do not keep a probe waiting
 
     def handlers(self) -> Any:
         """The RPCs, by name."""
-        read, write = HealthCheckRequest.FromString, HealthCheckResponse.SerializeToString
+        write = HealthCheckResponse.SerializeToString
         methods = {
-            "Check": grpc.unary_unary_rpc_method_handler(self._check, read, write),
-            "Watch": grpc.unary_stream_rpc_method_handler(self._watch, read, write),
+            "Check": grpc.stream_stream_rpc_method_handler(self._check, None, write),
+            "Watch": grpc.stream_stream_rpc_method_handler(self._watch, None, write),
         }
         return grpc.method_handlers_generic_handler("grpc.health.v1.Health", methods)
 
@@ -45,12 +53,20 @@ class Health:
         self._stopped = True
         self._notify()
 
-    async def _check(self, request: Any, context: Any) -> Any:
+    async def _read(self, requests: AsyncIterator[bytes], context: Any) -> Any:
+        try:
+            return HealthCheckRequest.FromString(await self._reader.read(requests))
+        except (InferenceError, DecodeError):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no HealthCheckRequest")
+
+    async def _check(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
+        request = await self._read(requests, context)
         if request.service not in _SERVICES:
             await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
-        return HealthCheckResponse(status=self._status())
+        yield HealthCheckResponse(status=self._status())
 
-    async def _watch(self, request: Any, _context: Any) -> AsyncIterator[Any]:
+    async def _watch(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
+        request = await self._read(requests, context)
         known = request.service in _SERVICES
         told: object = None
         while True:

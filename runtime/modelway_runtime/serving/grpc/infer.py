@@ -13,10 +13,12 @@ import grpc.aio
 import msgspec
 
 from modelway_runtime.serving.accounting import Account
+from modelway_runtime.serving.admission import ByteBudget, Held
 from modelway_runtime.serving.errors import InferenceError, Reason
 from modelway_runtime.serving.grpc import messages
 from modelway_runtime.serving.grpc.codec import decode_request, encode_response, parse_request
 from modelway_runtime.serving.grpc.messages import Message
+from modelway_runtime.serving.grpc.reading import Reader
 from modelway_runtime.serving.grpc.rpc import (
     Context,
     Rpc,
@@ -51,6 +53,19 @@ class InferenceCore(Protocol):
         """Raises InferenceError (401)."""
         ...
 
+    def admit(self, client: Client) -> None:
+        """Takes one of the requests that a client may make. Raises InferenceError (429)."""
+        ...
+
+    def allow(self, account: Account) -> None:
+        """Raises InferenceError (403, 404, 503) where the model gives this client no answer."""
+        ...
+
+    @property
+    def receiving(self) -> ByteBudget:
+        """Bytes of requests that are kept at a time."""
+        ...
+
 
 class Connected(msgspec.Struct):
     """The caller's end of an RPC."""
@@ -76,8 +91,9 @@ class StreamAnswer(NamedTuple):
 class InferenceRpcs:
     """ModelInfer and ModelStreamInfer. ``max_bytes`` bounds an answer."""
 
-    def __init__(self, core: InferenceCore, max_bytes: int) -> None:
+    def __init__(self, core: InferenceCore, reader: Reader, max_bytes: int) -> None:
         self._core = core
+        self._reader = reader
         self._max_bytes = max_bytes
         self._readers: set[asyncio.Task[None]] = set()
         self._ended = False
@@ -93,21 +109,27 @@ class InferenceRpcs:
         for reader in self._readers:
             reader.cancel()
 
-    async def infer(self, data: bytes, context: Context) -> None:
+    async def infer(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """One answer. It is written here, not returned: only so it is known whether it was sent."""
         rpc = begun(context)
         account = self._core.begin(_call(rpc, "infer"))
+        held = self._core.receiving.hold()
         try:
             if rpc.own_id:
                 await echo(rpc)
             account.call.client = self._core.authenticate(account.call.authorization)
-            answer = await self._answer(data, rpc, account)
+            self._core.admit(account.call.client)
+            data = await self._reader.read(requests)
+            held.add(len(data))
+            answer = await self._answer(data, rpc, account, held)
+            del data
             account.answer()
             await context.write(answer)
             account.close(200)
         except InferenceError as error:
             await self._refuse(rpc, account, error)
         finally:
+            held.release()
             account.close(*self._broken_off(rpc))  # unless it was closed with what was sent
 
     async def stream(self, requests: AsyncIterator[bytes], context: Context) -> None:
@@ -128,10 +150,10 @@ class InferenceRpcs:
         if self._ended:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
 
-    async def _answer(self, data: bytes, rpc: Rpc, account: Account) -> bytes:
+    async def _answer(self, data: bytes, rpc: Rpc, account: Account, held: Held) -> bytes:
         """The bytes of a ModelInferResponse. Raises InferenceError."""
         try:
-            answer = serialized(await self._inferred(data, account), self._max_bytes)
+            answer = serialized(await self._inferred(data, account, held), self._max_bytes)
         except InferenceError:
             raise
         except Exception:  # noqa: BLE001  # the last resort: said in the log, not to the caller
@@ -141,11 +163,17 @@ class InferenceRpcs:
             rpc.context.set_trailing_metadata((("modelway-served-by", response.served_by),))
         return answer
 
-    async def _inferred(self, data: bytes, account: Account) -> Message:
+    async def _inferred(self, data: bytes, account: Account, held: Held) -> Message:
         message = parse_request(data)
         account.model = message.model_name
         account.version = message.model_version or None
+        self._core.allow(account)
         request = decode_request(message)
+        held.add_tensors(request.inputs)
+        del message  # the tensors are copies
+        return await self._computed(request, account)
+
+    async def _computed(self, request: InferenceRequest, account: Account) -> Message:
         try:
             response = await self._core.infer(request, account)
         except asyncio.CancelledError:
@@ -184,10 +212,13 @@ class InferenceRpcs:
 
     async def _stream_answer(self, data: bytes, rpc: Rpc, account: Account) -> StreamAnswer:
         """The answer to one request of a stream, which an error does not end."""
+        held = self._core.receiving.hold()
         try:
             # With each message: a stream may outlive the key or token that opened it.
             account.call.client = self._core.authenticate(account.call.authorization)
-            message = await self._inferred(data, account)
+            self._core.admit(account.call.client)
+            held.add(len(data))
+            message = await self._inferred(data, account, held)
             message.parameters["triton_final_response"].bool_param = True
             answer = serialized(messages.ModelStreamInferResponse(infer_response=message), self._max_bytes)
             outcome = Outcome(200)
@@ -195,6 +226,8 @@ class InferenceRpcs:
             answer, outcome = _stream_error(data, error)
         except Exception:  # noqa: BLE001  # the last resort: said in the log, not to the caller
             answer, outcome = _stream_error(data, internal(rpc))
+        finally:
+            held.release()
         account.answer()
         return StreamAnswer(answer, account, outcome)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol, TypeAlias
 
 import grpc
@@ -15,6 +15,7 @@ from modelway_runtime.serving.grpc import messages
 from modelway_runtime.serving.grpc.health import Health
 from modelway_runtime.serving.grpc.infer import InferenceCore, InferenceRpcs
 from modelway_runtime.serving.grpc.messages import SERVICE, Message
+from modelway_runtime.serving.grpc.reading import Reader
 from modelway_runtime.serving.grpc.reflection import Reflection
 from modelway_runtime.serving.grpc.rpc import Context, Rpc, abort, begun, echo, internal, serialized
 from modelway_runtime.serving.values import Client
@@ -29,7 +30,13 @@ _NOT_SERVED = {
     "TraceSetting": "tracing by Triton's protocol",
     "LogSettings": "changing the log by Triton's protocol",
 }
+_OPEN = frozenset({"ServerLive", "ServerReady", "ModelReady"})  # they need no credentials
+_MAX_CONTROL = 64 * 1024  # bytes of a message that is no inference
+_MAX_RPCS = 4096  # of all connections; each may keep 64 KiB of what has not been read
+_MIN_READING = 4  # messages that come at a time, where they are large
 _OPTIONS = (
+    ("grpc.max_allowed_incoming_connections", 1024),
+    ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.so_reuseport", 0),  # a port that is taken is an error
     ("grpc.max_concurrent_streams", 1024),
     ("grpc.max_metadata_size", 16 * 1024),  # bytes; the default of 8 KiB is small for a JWT
@@ -61,6 +68,7 @@ class Core(InferenceCore, Protocol):
 
 
 Answer: TypeAlias = Callable[[bytes, Rpc], Awaitable[Message]]
+Requests: TypeAlias = AsyncIterator[bytes]
 
 
 def make_server(core: Core, *, credentials: Any | None, max_bytes: int) -> GrpcServer:
@@ -76,11 +84,12 @@ class GrpcServer:
     """The server of one core; it starts and stops once, in one event loop."""
 
     def __init__(self, core: Core, credentials: Any | None, max_bytes: int) -> None:
-        self._service = _Service(core, max_bytes)
-        self._inference = InferenceRpcs(core, max_bytes)
+        reader = Reader(max(_MIN_READING, core.receiving.most // max_bytes), core.receiving)
+        self._service = _Service(core, reader, max_bytes)
+        self._inference = InferenceRpcs(core, reader, max_bytes)
         self._credentials = credentials
         self._max_bytes = max_bytes
-        self._health = Health()
+        self._health = Health(core.receiving)
         self._server: Any = None
 
     async def start(self, host: str, port: int) -> int:
@@ -90,7 +99,7 @@ class GrpcServer:
             ("grpc.max_receive_message_length", self._max_bytes),
             ("grpc.max_send_message_length", self._max_bytes),
         )
-        server = grpc.aio.server(options=(*_OPTIONS, *limits))
+        server = grpc.aio.server(options=(*_OPTIONS, *limits), maximum_concurrent_rpcs=_MAX_RPCS)
         reflection = Reflection(self._service.authenticated)
         server.add_generic_rpc_handlers(
             (self._service.handlers(self._inference), self._health.handlers(), reflection.handlers())
@@ -125,8 +134,9 @@ class _Service:
     not say, and is counted.
     """
 
-    def __init__(self, core: Core, max_bytes: int) -> None:
+    def __init__(self, core: Core, reader: Reader, max_bytes: int) -> None:
         self._core = core
+        self._reader = reader
         self._max_bytes = max_bytes
 
     def handlers(self, inference: InferenceRpcs) -> Any:
@@ -146,9 +156,10 @@ class _Service:
             **{name: _not_served(what) for name, what in _NOT_SERVED.items()},
         }
         handlers = {
-            name: grpc.unary_unary_rpc_method_handler(self._unary(answer)) for name, answer in unary.items()
+            name: grpc.stream_stream_rpc_method_handler(self._unary(answer, guarded=name not in _OPEN))
+            for name, answer in unary.items()
         }
-        handlers["ModelInfer"] = grpc.unary_stream_rpc_method_handler(inference.infer)
+        handlers["ModelInfer"] = grpc.stream_stream_rpc_method_handler(inference.infer)
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(inference.stream)
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
@@ -160,18 +171,25 @@ class _Service:
         except InferenceError as error:
             await abort(rpc, error)
 
-    def _unary(self, answer: Answer) -> Callable[[bytes, Context], Awaitable[bytes]]:
-        async def handle(data: bytes, context: Context) -> bytes:
+    def _unary(self, answer: Answer, *, guarded: bool) -> Callable[[Requests, Context], Awaitable[None]]:
+        """An RPC of one message, which is read when its caller has been let in."""
+
+        async def handle(requests: Requests, context: Context) -> None:
             rpc = begun(context)
             if rpc.own_id:
                 await echo(rpc)
             try:
-                return serialized(await answer(data, rpc), self._max_bytes)
+                if guarded:
+                    self._core.admit(self._core.authenticate(rpc.headers.get("authorization")))
+                data = await self._reader.read(requests)
+                if len(data) > _MAX_CONTROL:
+                    raise InferenceError(413, f"the message has more than {_MAX_CONTROL} bytes")
+                message = serialized(await answer(data, rpc), self._max_bytes)
             except InferenceError as error:
-                failure = error
+                await abort(rpc, error)
             except Exception:  # noqa: BLE001  # the last resort: said in the log, not to the caller
-                failure = internal(rpc)
-            return await abort(rpc, failure)
+                await abort(rpc, internal(rpc))
+            await context.write(message)
 
         return handle
 
