@@ -130,7 +130,17 @@ def _worded(kind: str, code: str, violation: Violation, places: Places) -> Diagn
     return diagnostic(code, places.value(pointer), f"{_field(pointer)}{text}", hint)
 
 
+_MOVED: dict[tuple[str, tuple[str, ...]], str] = {
+    ("Environment", ("spec", "detector", "prometheus")): "spec.monitoring"
+}
+"""Where fields of earlier versions are now."""
+
+
 def _unknown_field(kind: str, pointer: Pointer, key: str, places: Places) -> Diagnostic:
+    if moved := _MOVED.get((kind, (*map(str, pointer), key))):
+        text = f"{_path((*pointer, key))} has moved to {moved}"
+        hint = f"move what it holds, such as tokenSecret and tenant, to {moved}: all who read take it"
+        return diagnostic("MW121", places.key((*pointer, key)), text, hint)
     known = list((spec_schema.at(kind, pointer) or {}).get("properties", ()))
     where = f" in {_path(pointer)}" if pointer else ""
     near = nearest(key, known)

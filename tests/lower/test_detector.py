@@ -69,10 +69,15 @@ def cluster_of(*specs: Json) -> Cluster:
 
 
 def shop_of(
-    *alerts: Json, add_ons: tuple[str, ...] = ALL, detector: Json | None = None, **changes: Any
+    *alerts: Json,
+    add_ons: tuple[str, ...] = ALL,
+    detector: Json | None = None,
+    monitoring: Json | None = None,
+    **changes: Any,
 ) -> Cluster:
     """The ranker with a standby and a canary, and an encoder, in an environment with a detector."""
-    place = environment(*add_ons, monitoring=MONITORING, detector=DETECTOR if detector is None else detector)
+    detector = DETECTOR if detector is None else detector
+    place = environment(*add_ons, monitoring={**MONITORING, **(monitoring or {})}, detector=detector)
     ranker = model(serving=STANDBY, rollout=CANARY, **changes)
     return cluster_of(place, resource(), ranker, model("lite"), model("encoder"), *alerts)
 
@@ -185,18 +190,19 @@ def test_it_runs_once_and_remembers() -> None:
 EVERYTHING = {
     **DETECTOR,
     "argocd": {"url": "http://argocd-server.argocd", "application": "models"},
-    "prometheus": {
-        "tokenSecret": "prometheus-token",
-        "tls": {"secret": "prometheus-tls", "certificate": True},
-        "tenant": {"value": "shop"},
-    },
+}
+ACCESS = {
+    "tokenSecret": "prometheus-token",
+    "tls": {"secret": "prometheus-tls", "certificate": True},
+    "tenant": {"value": "shop"},
 }
 
 
 @pytest.mark.parametrize("app", [None, {"id": 1, "installationId": 2}])
 def test_every_file_that_the_settings_name_is_mounted_and_no_other(app: Json | None) -> None:
     detector = {**EVERYTHING, "publish": {"repository": "shop/models", **({"app": app} if app else {})}}
-    work = shop_of(alert("a"), detector=detector).detector
+    # Without gates: Argo Rollouts has no certificate to show.
+    work = shop_of(alert("a"), add_ons=("keda",), detector=detector, monitoring=ACCESS).detector
     assert work is not None
     (secrets,) = (one for one in work.pod["volumes"] if one["name"] == "secrets")
     (mount,) = (one for one in work.server["volumeMounts"] if one["name"] == "secrets")

@@ -76,6 +76,10 @@ WITH: dict[str, tuple[Change, ...]] = {
     # A label that an alert asks for, and the models that have it.
     "Alert.spec.target.labels": (("Model search/plain", ("metadata", "labels"), {"tier": "critical"}),),
     "Alert.spec.target.labels.*": (("Model search/plain", ("metadata", "labels"), {"tier": "critical"}),),
+    # A certificate is refused where gates ask.
+    "Environment.spec.monitoring.tls.certificate": (
+        ("Environment prod", ("spec", "cluster", "addOns", "rollouts"), False),
+    ),
     # The inventory of the example has another product.
     "Environment.spec.gpus": (("Resource gpu-small", ("spec", "gpu", "product"), "l4"),),
 }

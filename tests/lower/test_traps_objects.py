@@ -296,6 +296,7 @@ WAVES = {
     "GRPCRoute": 0,
     "PodDisruptionBudget": 0,
     "AnalysisTemplate": 1,
+    "TriggerAuthentication": 1,
     "PrometheusRule": 1,
     "PodMonitor": 1,
     "Rollout": 3,

@@ -20,6 +20,7 @@ from __future__ import annotations
 from modelway.lower import names
 from modelway.lower.gate import gate_request, gate_token
 from modelway.lower.objects import Json, KubeObject
+from modelway.lower.prometheus import arguments, provider
 from modelway.lower.promql import duration, number, rate_window, seconds
 from modelway.lower.workload import Workload
 from modelway.spec.common import milliseconds
@@ -132,7 +133,7 @@ def _metric(workload: Workload, name: str, query: str, good: str, bad: str, limi
         "consecutiveErrorLimit": NO_LIMIT,
         "successCondition": f"len(result) > 0 && !isNaN(result[0]) && result[0] {good}",
         "failureCondition": f"len(result) > 0 && !isNaN(result[0]) && result[0] {bad}",
-        "provider": {"prometheus": {"address": workload.place.monitoring.prometheus, "query": query}},
+        "provider": provider(workload.place.monitoring, query),
     }
 
 
@@ -141,7 +142,10 @@ def _template(workload: Workload, name: str, metrics: list[Json]) -> KubeObject:
         "apiVersion": "argoproj.io/v1alpha1",
         "kind": "AnalysisTemplate",
         "metadata": workload.meta(name, names.WAVE_RULES),
-        "spec": {"args": [{"name": "canary-hash"}], "metrics": metrics},
+        "spec": {
+            "args": [{"name": "canary-hash"}, *arguments(workload.place.monitoring)],
+            "metrics": metrics,
+        },
     }
     return KubeObject(workload.folder, value, workload.origin)
 

@@ -56,8 +56,8 @@ def settings(place: Place, found: Detector, wanted: list[WatchedModel]) -> Json:
     monitoring = place.environment.spec.spec.monitoring
     local = place.environment.spec.spec.cluster is None
     folder = names.SETTINGS_FOLDER if local else names.SECRETS_FOLDER
-    access = found.prometheus
-    shown = access.tls is not None and access.tls.certificate
+    tls, tenant = monitoring.tls, monitoring.tenant
+    shown = tls is not None and tls.certificate
     memory = f"/var/tmp/modelway-{place.name}" if local else names.MEMORY_FOLDER  # noqa: S108 a path of theirs
     return {
         "schema": 1,
@@ -67,17 +67,15 @@ def settings(place: Place, found: Detector, wanted: list[WatchedModel]) -> Json:
             "timeout_s": _TIMEOUT_S,
             "history_s": _seconds(min(monitoring.retention, _HISTORY, key=milliseconds)),
             "scrape_interval_s": _seconds(monitoring.scrape_interval),
-            "token_file": f"{folder}/prometheus/token" if access.token_secret else None,
+            "token_file": f"{folder}/prometheus/token" if monitoring.token_secret else None,
             "tls": {
                 "ca_file": f"{folder}/prometheus/ca.crt",
                 "certificate_file": f"{folder}/prometheus/tls.crt" if shown else None,
                 "key_file": f"{folder}/prometheus/tls.key" if shown else None,
             }
-            if access.tls
+            if tls
             else None,
-            "tenant": {"header": access.tenant.header, "value": access.tenant.value}
-            if access.tenant
-            else None,
+            "tenant": {"header": tenant.header, "value": tenant.value} if tenant else None,
         },
         "schedule": None if found.schedule == NEVER else found.schedule,
         "watched": [_watched(one, place) for one in wanted],
@@ -299,7 +297,7 @@ class DetectorObjects:
 
     def _secrets(self) -> list[Json]:
         """Sources of one volume: each Secret's keys in a folder of their own, and none that is not needed."""
-        found, access = self._detector, self._detector.prometheus
+        found, access = self._detector, self._spec.monitoring
         wanted: list[tuple[str, str | None, list[str]]] = [
             ("forge", found.publish.secret if found.publish else None, [_forge_key(found.publish)]),
             ("argocd", found.argocd.secret if found.argocd else None, ["token"]),

@@ -11,6 +11,7 @@
 | thresholds on GPUs | a watched model with one | no rule | MW410: a note |
 | patterns | detector | nothing looks for them | MW411: a note |
 | detector | an alert with patterns | none | MW412: a note |
+| gates that ask Prometheus | a CA of its own, a certificate | none, an error | MW415, MW227: prometheus.py |
 | the detector's gate | a canary with gates | nobody asks it | MW401, MW405 where those are lost |
 | HTTPRoute, GRPCRoute | gatewayAPI | Services alone | MW405: a warning if weights were asked |
 

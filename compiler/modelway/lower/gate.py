@@ -18,7 +18,7 @@ from modelway.resolve import Place
 from modelway.spec.detector import Gate
 
 _TIMEOUT_S = 10  # the detector answers within five seconds
-_SMOKE_ERRORS = 90
+SMOKE_ERRORS = 90
 """A quarter of an hour at the ten seconds that Rollouts waits after each: time for the detector's image and
 volume at the first install."""
 
@@ -43,22 +43,23 @@ def gate_token(gate: Gate) -> Json:
 
 
 def smoke_run(place: Place, gate: Gate, team: str) -> KubeObject:
-    """An AnalysisRun that lists the team's verdicts: Secret, network, token and detector in one.
-
-    A run is over once: what it asks is in its name, so that another question is another run. It may
-    last, so it has the last wave.
-    """
+    """An AnalysisRun that lists the team's verdicts: Secret, network, token and detector in one."""
     metric = {
         "name": names.DETECTOR,
         "count": 1,
-        "consecutiveErrorLimit": _SMOKE_ERRORS,
+        "consecutiveErrorLimit": SMOKE_ERRORS,
         "successCondition": "len(result) >= 0",
         "provider": {
             "web": {**gate_request(place.name, "GET", "/v1/verdicts?limit=1"), "jsonPath": "{$.verdicts}"}
         },
     }
-    spec: Json = {"args": [gate_token(gate)], "metrics": [metric]}
-    name = f"{names.DETECTOR}-gate-{hashlib.sha256(json_text(spec).encode()).hexdigest()[:10]}"
+    return run_once(place, team, f"{names.DETECTOR}-gate", {"args": [gate_token(gate)], "metrics": [metric]})
+
+
+def run_once(place: Place, team: str, what: str, spec: Json) -> KubeObject:
+    """An AnalysisRun of its own. It is over once: what it asks is in its name, so that another question is
+    another run. It may last, so it has the last wave."""
+    name = f"{what}-{hashlib.sha256(json_text(spec).encode()).hexdigest()[:10]}"
     origin = f"Environment {place.name}"
     space = names.namespace(team, place.name)
     value = {

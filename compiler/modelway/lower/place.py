@@ -8,12 +8,13 @@ from modelway.diagnostics import Diagnostic
 from modelway.emit import emit
 from modelway.lower import access, capacity, monitoring, names, routes, scaling, serving, settings
 from modelway.lower.alerts import Watched, rule_groups
-from modelway.lower.analysis import asks_detector, templates
+from modelway.lower.analysis import asks_detector, gated, templates
 from modelway.lower.detector import detector
 from modelway.lower.forms import steps_down, steps_down_of_environment
 from modelway.lower.gate import smoke_run
 from modelway.lower.objects import KubeObject, Output, PlainFile, json_text, metadata
 from modelway.lower.platform import platform
+from modelway.lower.prometheus import cannot_pass, smoke
 from modelway.lower.rollout import rollout
 from modelway.lower.scraping import workload_label
 from modelway.lower.transitions import Standing, ownership
@@ -31,12 +32,15 @@ def lower(place: Place, standing: Standing) -> Iterator[Output]:
     judged = judged_patterns(place)
     all_deployed = deployed(place)
     asking: set[str] = set()
+    measuring: set[str] = set()
     for one in all_deployed:
         built = workload(one, place, buckets, judged, standing)
         yield from _model(built)
         if asks_detector(built):
             asking.add(built.team)
-    yield from _smoke_runs(place, asking)
+        if built.forms.strategy != "rolling" and gated(built):
+            measuring.add(built.team)
+    yield from _smoke_runs(place, asking, measuring)
     watched = _watched(place, all_deployed)
     for alert in place.alerts.values():
         yield from _alert(alert, place, watched)
@@ -48,6 +52,7 @@ def downgrades(place: Place, standing: Standing) -> Iterator[Diagnostic]:
     if place.environment.spec.spec.cluster is not None:
         yield from capacity.releases(place)
     yield from steps_down_of_environment(place)
+    yield from cannot_pass(place)
     for one in deployed(place):
         yield from steps_down(one, place.environment)
 
@@ -77,12 +82,15 @@ def _model(one: Workload) -> Iterator[Output]:
     yield monitoring.dashboard_map(one)
 
 
-def _smoke_runs(place: Place, teams: set[str]) -> Iterator[Output]:
-    """For each team whose canaries ask the detector."""
-    detector = place.environment.spec.spec.detector
-    if detector and detector.gate:
-        for team in sorted(teams):
-            yield smoke_run(place, detector.gate, team)
+def _smoke_runs(place: Place, asking: set[str], measuring: set[str]) -> Iterator[Output]:
+    """For each team whose canaries ask the detector, and whose gates need a token of Prometheus."""
+    environment = place.environment.spec.spec
+    if environment.detector and environment.detector.gate:
+        for team in sorted(asking):
+            yield smoke_run(place, environment.detector.gate, team)
+    if environment.monitoring.token_secret:
+        for team in sorted(measuring):
+            yield smoke(place, team)
 
 
 def _watched(place: Place, all_deployed: list[Deployed]) -> dict[str, list[Watched]]:

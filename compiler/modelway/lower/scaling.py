@@ -6,6 +6,7 @@ from decimal import Decimal
 
 from modelway.lower import names
 from modelway.lower.objects import Json, KubeObject
+from modelway.lower.prometheus import trigger, trigger_secrets
 from modelway.lower.promql import duration, rate_window
 from modelway.lower.scraping import workload_label
 from modelway.lower.workload import Workload
@@ -29,14 +30,26 @@ _LEAST_WINDOW_MS = 60_000
 
 def scaler(workload: Workload) -> list[KubeObject]:
     if workload.forms.scaler == "keda":
-        return [_object(workload, "keda.sh/v1alpha1", "ScaledObject", _scaled_object(workload))]
+        secrets = trigger_secrets(workload.place.monitoring)
+        return [
+            *([_trigger_authentication(workload, secrets)] if secrets else []),
+            _object(workload, "keda.sh/v1alpha1", "ScaledObject", _scaled_object(workload, secrets)),
+        ]
     if workload.forms.scaler == "hpa":
         return [_object(workload, "autoscaling/v2", "HorizontalPodAutoscaler", _autoscaler(workload))]
     return []
 
 
-def _object(workload: Workload, version: str, kind: str, spec: Json) -> KubeObject:
-    meta = workload.meta(workload.name, names.WAVE_WORKLOAD)
+def _trigger_authentication(workload: Workload, secrets: list[Json]) -> KubeObject:
+    """Says which Secrets of the namespace let KEDA in; an object for each scaler, so that none is shared."""
+    spec = {"secretTargetRef": secrets}
+    return _object(workload, "keda.sh/v1alpha1", "TriggerAuthentication", spec, names.WAVE_RULES)
+
+
+def _object(
+    workload: Workload, version: str, kind: str, spec: Json, wave: str = names.WAVE_WORKLOAD
+) -> KubeObject:
+    meta = workload.meta(workload.name, wave)
     value = {"apiVersion": version, "kind": kind, "metadata": meta, "spec": spec}
     return KubeObject(workload.folder, value, workload.origin)
 
@@ -47,7 +60,7 @@ def _target(workload: Workload) -> Json:
     return {"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "name": workload.name}
 
 
-def _scaled_object(workload: Workload) -> Json:
+def _scaled_object(workload: Workload, secrets: list[Json]) -> Json:
     scaling = workload.spec.serving.scaling
     return {
         "scaleTargetRef": _target(workload),
@@ -68,11 +81,12 @@ def _scaled_object(workload: Workload) -> Json:
                 "type": "prometheus",
                 "metricType": "AverageValue",
                 "metadata": {
-                    "serverAddress": workload.place.monitoring.prometheus,
+                    **trigger(workload.place.monitoring),
                     "query": _mean_load(workload),
                     "threshold": str(scaling.target),
                     "ignoreNullValues": "false",
                 },
+                **({"authenticationRef": {"name": workload.name}} if secrets else {}),
             }
         ],
     }

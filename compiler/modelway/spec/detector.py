@@ -109,41 +109,6 @@ class ArgoCd(Value, frozen=True, kw_only=True):
     secret: Annotated[Name, doc("Secret with the `token` of a reader.", "argocd-token")] = _ARGOCD_SECRET
 
 
-class ClientTls(Value, frozen=True, kw_only=True):
-    """Certificates for Prometheus."""
-
-    secret: Annotated[
-        Name,
-        doc(
-            "Secret with `ca.crt`, and `tls.crt` and `tls.key` where we show a certificate.", "prometheus-tls"
-        ),
-    ]
-    certificate: Annotated[bool, doc("Whether we show a certificate of our own.", True)] = False
-
-
-class Tenant(Value, frozen=True, kw_only=True):
-    """The header by which Mimir, Cortex or Thanos tells tenants apart."""
-
-    header: Annotated[
-        str,
-        msgspec.Meta(pattern=r"^[A-Za-z][A-Za-z0-9-]*$", max_length=64, title="a header's name"),
-        doc("Name of the header.", "THANOS-TENANT"),
-    ] = "X-Scope-OrgID"
-    value: Annotated[
-        str,
-        msgspec.Meta(pattern=r"^[\x21-\x7e]+$", max_length=255, title="a word without spaces"),
-        doc("Name of the tenant.", "shop"),
-    ]
-
-
-class PrometheusAccess(Value, frozen=True, kw_only=True):
-    """How the detector reads from a Prometheus that does not answer everyone."""
-
-    token_secret: Annotated[Name | None, doc("Secret with a bearer `token`.", "prometheus-token")] = None
-    tls: Annotated[ClientTls | None, doc("Certificates.", {"secret": "prometheus-tls"})] = None
-    tenant: Annotated[Tenant | None, doc("Tenant.", {"value": "shop"})] = None
-
-
 class Detector(Value, frozen=True, kw_only=True):
     """Looks for the patterns of Alerts: after releases, and all the time."""
 
@@ -173,9 +138,6 @@ class Detector(Value, frozen=True, kw_only=True):
             {"url": "https://argocd.shop.example", "application": "prod-{team}-{model}"},
         ),
     ] = None
-    prometheus: Annotated[
-        PrometheusAccess, doc("How it reads from Prometheus.", {"tokenSecret": "prometheus-token"})
-    ] = PrometheusAccess()
     image: Annotated[
         Image | None,
         doc(

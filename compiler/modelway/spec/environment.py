@@ -84,13 +84,53 @@ class GpuExporter(Value, frozen=True, kw_only=True):
     pod_label: Annotated[PrometheusLabel, doc("Label with the pod's name.", "pod")] = "exported_pod"
 
 
+class ClientTls(Value, frozen=True, kw_only=True):
+    """Certificates for Prometheus."""
+
+    secret: Annotated[
+        Name,
+        doc(
+            "Secret with `ca.crt`, and `tls.crt` and `tls.key` where we show a certificate.", "prometheus-tls"
+        ),
+    ]
+    certificate: Annotated[bool, doc("Whether we show a certificate of our own.", True)] = False
+
+
+class Tenant(Value, frozen=True, kw_only=True):
+    """The header by which Mimir, Cortex or Thanos tells tenants apart."""
+
+    header: Annotated[
+        str,
+        msgspec.Meta(pattern=r"^[A-Za-z][A-Za-z0-9-]*$", max_length=64, title="a header's name"),
+        doc("Name of the header.", "THANOS-TENANT"),
+    ] = "X-Scope-OrgID"
+    value: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r"^[A-Za-z0-9!'()*._|:/@-]+$",
+            max_length=255,
+            title="letters, digits and ! ' ( ) * . _ | : / @ -",
+        ),
+        doc("Name of the tenant.", "shop"),
+    ]
+
+
 class Monitoring(Value, frozen=True, kw_only=True):
     """Where metrics are kept and for how long."""
 
     namespace: Annotated[Name, doc("Namespace of Prometheus; it may scrape.", "observability")] = "monitoring"
     prometheus: Annotated[
-        HttpUrl, doc("Address that gates and scalers query.", "http://thanos.monitoring:9090")
+        HttpUrl, doc("Address that gates, scalers and the detector query.", "http://thanos.monitoring:9090")
     ] = "http://prometheus.monitoring:9090"
+    token_secret: Annotated[
+        Name | None,
+        doc("Secret with a bearer `token`, in the namespace of each reader.", "prometheus-token"),
+    ] = None
+    tls: Annotated[
+        ClientTls | None,
+        doc("Certificates, in the namespace of each reader.", {"secret": "prometheus-tls"}),
+    ] = None
+    tenant: Annotated[Tenant | None, doc("Tenant that every reader names.", {"value": "shop"})] = None
     retention: Annotated[
         PositiveDuration, doc("How long series are kept; no window may be longer.", "90d")
     ] = "15d"
