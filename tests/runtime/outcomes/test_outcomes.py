@@ -34,7 +34,7 @@ from tests.runtime.outcomes.world import (
 from tests.runtime.rest.rest_helpers import Line, binary_request, http_request
 
 Key = str
-NINE = np.array([[9]], np.int64)  # `picky` fails on it
+NINE = np.array([[9]], np.int64)  # `picky` has no such row
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ REST: dict[str, tuple[str, str, Key, Any, dict[str, str], int]] = {
     "find: no such version": (
         "line", "line/versions/9", "all", json_body(np.ones(3, np.float32)), {}, 404,
     ),
-    "compute: the engine fails": ("picky", "picky", "all", json_body(NINE), {}, 500),
+    "compute: the engine refuses": ("picky", "picky", "all", json_body(NINE), {}, 400),
     "compute: the factory's code fails": ("surprise", "surprise", "all", json_body(ONE), {}, 500),
     "encode: a datatype that nobody knows": ("surprise", "surprise", "all", json_body(2 * ONE), {}, 500),
     "encode: no form in JSON": ("half", "half", "all", half[0], half[1], 400),
@@ -104,7 +104,7 @@ GRPC: dict[str, tuple[str, Key, Any, int]] = {
     "decode: no dimension": ("line", "all", message("line", np.float32(1).reshape(())), 400),
     "decode: another datatype": ("line", "all", message("line", np.ones(3, np.int64)), 400),
     "admit: another's model": ("line", "elsewhere", message("line", THREE), 403),
-    "compute: the engine fails": ("picky", "all", message("picky", NINE), 500),
+    "compute: the engine refuses": ("picky", "all", message("picky", NINE), 400),
     "compute: the factory's code fails": ("surprise", "all", message("surprise", ONE), 500),
     "encode: a datatype that nobody knows": ("surprise", "all", message("surprise", 2 * ONE), 500),
     "send: more than a message may have": ("large", "all", message("large", ONE), 429),

@@ -208,7 +208,6 @@ def started(folder: Path, **changes: Any) -> Iterator[World]:
 
 
 def _models(folder: Path) -> list[Json]:
-    one = {"max_rows": 1, "max_delay_ms": 0, "preferred_rows": []}
     made = {
         "picky": serving.picky(),
         "mlp": serving.mlp(),
@@ -220,15 +219,15 @@ def _models(folder: Path) -> list[Json]:
     }
     slow = serving.write_model(folder, "slow", serving.slow(0.8))
     waits = {"max_rows": 1, "timeout_ms": 20_000}
-    served = [serving.served(name, serving.write_model(folder, name, model)) for name, model in made.items()]
-    served.append(serving.served("slow", slow, batching=one, queue=waits, warm_up={"rows": []}))
+    served = [
+        serving.served(name, serving.write_model(folder, name, model), rows="none")
+        for name, model in made.items()
+    ]
+    served.append(serving.served("slow", slow, rows="none", queue=waits, warm_up={"rows": []}))
     described = {"datatype": "FP32", "shape": [-1, 1]}
+    sides = {"inputs": {"x": described}, "outputs": {"y": described}}
     surprise = write_torch(folder / "surprise.safetensors", {"factory": "surprise"})
-    served.append(
-        serving.served(
-            "surprise", surprise, format="torch", inputs={"x": described}, outputs={"y": described}
-        )
-    )
+    served.append(serving.served("surprise", surprise, format="torch", rows="none", **sides))
     return served
 
 
