@@ -14,6 +14,7 @@ from modelway_runtime.detection.finding import Context, Finding, Span
 from modelway_runtime.detection.history import STEP_S
 from modelway_runtime.detection.prepare import Form
 from modelway_runtime.detection.release import form_of, load_change, typical
+from modelway_runtime.detection.resolution import nothing_shared
 from modelway_runtime.detection.verdict import Counts, Reason, Test
 
 SHORTEST_S = 600.0
@@ -100,6 +101,8 @@ def _rows(one: Measured, pods: Sequence[Pod], first: int, last: int) -> _Rows:
 def _reason(
     one: Measured, context: Context, canary: _Rows, stable: _Rows, first: int, last: int
 ) -> Reason | None:
+    if nothing_shared(one):
+        return "buckets_changed"
     # How many requests a canary gets is the weight of its step: no evidence, for better or worse.
     unlike = one.pattern.metric == "throughput"
     if unlike or not context.counts.before or not context.counts.after:

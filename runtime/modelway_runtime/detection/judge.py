@@ -17,6 +17,7 @@ from modelway_runtime.detection.finding import Finding, Span
 from modelway_runtime.detection.judgement import Judgement
 from modelway_runtime.detection.metric_verdicts import metric_verdict
 from modelway_runtime.detection.numerics import false_discoveries
+from modelway_runtime.detection.resolution import ranges
 from modelway_runtime.detection.settings import Sensitivity
 from modelway_runtime.detection.verdict import (
     OUTCOMES,
@@ -48,9 +49,13 @@ def judge(evidence: Evidence) -> Judgement:
     share = _share_of(evidence)
     known = _known(evidence)
     findings = [_weighed(evidence, finding) for finding in _findings(known)]
-    counted = discoveries(findings, share)
+    counted, tests = discoveries(findings, share), _tests(findings)
+    findings = [
+        finding if counts else _unless_buckets_changed(finding)
+        for finding, counts in zip(findings, counted, strict=True)
+    ]
     found = tuple(
-        metric_verdict(finding, counts, share, _tests(findings))
+        metric_verdict(finding, counts, share, tests)
         for finding, counts in zip(findings, counted, strict=True)
     )
     return Judgement(_verdict(evidence, findings, found), plots.plots(known, findings, found))
@@ -115,6 +120,17 @@ def discoveries(findings: Sequence[Finding], share: float) -> list[bool]:
 def _share(finding: Finding) -> float:
     assert finding.size is not None
     return min(finding.size.p / finding.weight, 1.0)
+
+
+def _unless_buckets_changed(finding: Finding) -> Finding:
+    """A level that did not change on the bounds that both sides have. Where a finer bound was lost, a change
+    between these would not have been seen."""
+    if finding.test != "level" or finding.size is None:
+        return finding
+    known = ranges(finding.measured, finding.context.span)
+    if known is None or not known.changed:
+        return finding
+    return replace(finding, size=None, reason="buckets_changed")
 
 
 def _matters(finding: Finding) -> bool:

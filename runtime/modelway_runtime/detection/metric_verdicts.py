@@ -11,11 +11,14 @@ from modelway_runtime.detection.evidence import Array
 from modelway_runtime.detection.finding import POWER, Finding
 from modelway_runtime.detection.numerics import without_spikes
 from modelway_runtime.detection.report.sparkline import sparkline
+from modelway_runtime.detection.resolution import ranges
 from modelway_runtime.detection.verdict import (
     UNITS,
+    BucketRange,
     Effect,
     MetricVerdict,
     Pods,
+    Resolved,
     State,
     Window,
     Windows,
@@ -57,7 +60,19 @@ def metric_verdict(finding: Finding, counts: bool, share: float, tests: int) -> 
         queries=finding.measured.queries,
         sparkline=sparkline(_around(finding)),
         pods=_pods(finding),
+        buckets=_buckets(finding),
     )
+
+
+def _buckets(finding: Finding) -> Resolved | msgspec.UnsetType:
+    """Of the level of a quantile."""
+    known = ranges(finding.measured, finding.context.span) if finding.test == "level" else None
+    if known is None:
+        return msgspec.UNSET
+    before, after = (
+        BucketRange(low=_finite(side.low), high=_finite(side.high)) for side in (known.before, known.after)
+    )
+    return Resolved(before=before, after=after)
 
 
 def _pods(finding: Finding) -> Pods | msgspec.UnsetType:
@@ -91,8 +106,13 @@ def _effect(finding: Finding) -> Effect:
     size, before = finding.size, finding.context.before
     after = finding.context.after
     reach = size.threshold(1 - CONFIDENCE)
+    ends = size.effect - reach, size.effect + reach
+    buckets = ranges(finding.measured, finding.context.span) if finding.test == "level" else None
+    if buckets is not None:
+        ends = buckets.widened(finding.form, before, after, *ends)
     relative, low, high = (
-        _finite(finding.relative(value)) for value in (size.effect, size.effect - reach, size.effect + reach)
+        _finite(finding.relative(value)) if np.isfinite(value) or value < 0 else None
+        for value in (size.effect, *ends)
     )
     if finding.test == "level" and finding.form == "log" and before is not None and relative is not None:
         absolute = relative * abs(before) if before else (after or 0.0) - before

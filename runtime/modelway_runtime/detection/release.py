@@ -14,6 +14,7 @@ from modelway_runtime.detection.finding import POWER, SPREAD_EFFECT, Context, Fi
 from modelway_runtime.detection.numerics import means_before, median, scale
 from modelway_runtime.detection.placebo import BEFORE, Contrast
 from modelway_runtime.detection.prepare import BIN, Adjusted, Bins, Form
+from modelway_runtime.detection.resolution import nothing_shared
 from modelway_runtime.detection.verdict import Counts, Reason, Test
 
 BEFORE_S = BEFORE * BIN * 60.0
@@ -178,7 +179,9 @@ def shown(one: Prepared) -> Shown:
 
 
 def _history_s(one: Prepared) -> float:
-    return one.bins.first * BIN * 60.0
+    """From the first known bin on: a server may have less than it was asked for."""
+    known = np.flatnonzero(np.isfinite(one.bins.level[: one.bins.first]))
+    return float(one.bins.first - known[0]) * BIN * 60.0 if len(known) else 0.0
 
 
 def _unclear(one: Prepared, contrast: Contrast, test: Test) -> bool:
@@ -191,6 +194,8 @@ def _unclear(one: Prepared, contrast: Contrast, test: Test) -> bool:
 
 
 def _reason(one: Prepared, context: Context) -> Reason | None:
+    if nothing_shared(one.measured):
+        return "buckets_changed"
     after = np.isfinite(one.bins.level[one.bins.first :])
     before = np.isfinite(one.bins.level[max(one.bins.first - BEFORE, 0) : one.bins.first])
     if not context.counts.after or not context.counts.before + context.counts.history:

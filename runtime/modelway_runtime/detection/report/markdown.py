@@ -126,7 +126,7 @@ def _table(verdict: Verdict, metrics: Sequence[MetricVerdict]) -> str:
 
 def _row(metric: MetricVerdict) -> list[str]:
     test = "" if metric.test == "level" else f", {metric.test}"
-    values = f"{words.value(metric.before, metric.unit)} → {words.value(metric.after, metric.unit)}"
+    values = " → ".join(words.sided(metric))
     interval = words.interval(metric)
     size = (
         f"**{words.effect(metric)}**" if metric.state in ("regressed", "improved") else words.effect(metric)

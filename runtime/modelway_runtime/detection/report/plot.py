@@ -24,7 +24,7 @@ from modelway_runtime.detection.evidence import Array
 from modelway_runtime.detection.judgement import Plot
 from modelway_runtime.detection.report import words
 from modelway_runtime.detection.report.sparkline import binned, drawable
-from modelway_runtime.detection.verdict import MetricVerdict, Verdict
+from modelway_runtime.detection.verdict import BucketRange, MetricVerdict, Resolved, Verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -262,8 +262,23 @@ def _levels(axes: Axes, metric: MetricVerdict, factor: float) -> None:
         if value is None:
             continue
         start, end = window.start.timestamp() / _DAY, window.end.timestamp() / _DAY
+        if isinstance(metric.buckets, Resolved):
+            side = metric.buckets.before if window is metric.windows.before else metric.buckets.after
+            _bucket(axes, (start, end), side, factor, label)
+            label = "_nolegend_"
+            continue
         axes.hlines(value / factor, start, end, color=COLOURS["level"], linewidth=2.4, zorder=6, label=label)
         label = "_nolegend_"
+
+
+def _bucket(axes: Axes, span: tuple[float, float], side: BucketRange, factor: float, label: str) -> None:
+    """The bucket that a level is in: where in it is not known."""
+    low, high = axes.get_ylim()
+    low = low if side.low is None else side.low / factor
+    high = high if side.high is None else side.high / factor
+    axes.fill_between(
+        span, low, high, color=COLOURS["level"], alpha=0.25, linewidth=0, zorder=6, label=label, gid="bucket"
+    )
 
 
 def _decorate(axes: Axes, suffix: str) -> None:

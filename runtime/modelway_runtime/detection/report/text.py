@@ -56,7 +56,7 @@ def report(verdict: Verdict, plots: Sequence[Plot], colour: bool) -> str:
 
 def _metric(metric: MetricVerdict, plot: Plot | None, colour: bool) -> list[str]:
     mark = _paint(_MARKS[metric.state], metric.state, colour)
-    values = f"{words.value(metric.before, metric.unit)} → {words.value(metric.after, metric.unit)}"
+    values = " → ".join(words.sided(metric))
     size, interval = words.effect(metric), words.interval(metric)
     name = sanitise.ascii_name(metric.name, _COLUMNS[0] - 4)
     lines = [f"{mark} {_columns(name, values, f'{size} ({interval})' if interval else size, 2)}"]

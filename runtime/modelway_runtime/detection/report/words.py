@@ -14,11 +14,13 @@ from typing import TypeAlias
 
 from modelway_runtime.detection.sanitise import html_code
 from modelway_runtime.detection.verdict import (
+    BucketRange,
     Comparison,
     MetricVerdict,
     Outcome,
     Pods,
     Reason,
+    Resolved,
     State,
     Unit,
     Verdict,
@@ -119,17 +121,40 @@ def effect(metric: MetricVerdict) -> str:
     if metric.effect is None:
         return UNKNOWN
     if metric.effect.relative is not None:
-        return percent(metric.effect.relative, signed=True)
+        drawn = "~" if isinstance(metric.buckets, Resolved) else ""  # between bounds, and not measured
+        return drawn + percent(metric.effect.relative, signed=True)
     absolute = value(metric.effect.absolute, metric.unit, signed=True)
     return absolute.replace("%", "points") if metric.unit == "ratio" else absolute
 
 
 def interval(metric: MetricVerdict) -> str:
-    """Of the relative effect; empty where it is unknown."""
-    if metric.effect is None or metric.effect.low is None or metric.effect.high is None:
+    """Of the relative effect; empty where it is unknown. Buckets may have no bound on one side."""
+    if metric.effect is None or metric.effect.relative is None:
         return ""
-    low, high = (percent(end, signed=True) for end in (metric.effect.low, metric.effect.high))
-    return f"{low.removesuffix(' %')} to {high}"
+    low, high = metric.effect.low, metric.effect.high
+    if low is None and high is None:
+        return ""
+    if low is None or high is None:
+        end = percent(high if low is None else low, signed=True)
+        return f"{end} or {'less' if low is None else 'more'}"
+    return f"{percent(low, signed=True).removesuffix(' %')} to {percent(high, signed=True)}"
+
+
+def sided(metric: MetricVerdict) -> tuple[str, str]:
+    """Both compared values; of a quantile of a histogram the buckets that they are in."""
+    if not isinstance(metric.buckets, Resolved):
+        return value(metric.before, metric.unit), value(metric.after, metric.unit)
+    before, after = (_bucket(each, metric.unit) for each in (metric.buckets.before, metric.buckets.after))
+    return before, after
+
+
+def _bucket(side: BucketRange, unit: Unit) -> str:
+    if side.low is None or side.high is None:
+        end = value(side.high if side.low is None else side.low, unit)
+        return UNKNOWN if end == UNKNOWN else f"{'≤' if side.low is None else '>'} {end}"
+    low, high = value(side.low, unit), value(side.high, unit)
+    same = scale(unit, side.low)[1] == scale(unit, side.high)[1]
+    return f"{low.split(' ')[0] if same else low}–{high}"
 
 
 def confidence(metrics: Iterable[MetricVerdict]) -> str:
@@ -202,8 +227,9 @@ def difference(verdict: Verdict, metric: MetricVerdict, quote: Quote) -> str:
     """Value against baseline, as a clause; empty where one of the two is unknown."""
     if metric.before is None or metric.after is None:
         return ""
-    before, after = value(metric.before, metric.unit), value(metric.after, metric.unit)
-    size = f" ({effect(metric)})" if metric.effect else ""
+    before, after = sided(metric)
+    drawn = isinstance(metric.buckets, Resolved)
+    size = f" ({(drawn and interval(metric)) or effect(metric)})" if metric.effect else ""
     of = what(metric, quote)
     if metric.test != "level":  # the levels say nothing of it
         beside = " beside the stable version" if verdict.comparison == "canary" else ""
@@ -211,7 +237,8 @@ def difference(verdict: Verdict, metric: MetricVerdict, quote: Quote) -> str:
     if verdict.comparison == "canary":
         return f"{of} is {after} against {before} in the stable version{size}"
     if before == after:
-        return f"{of} stayed at {after}{size}"
+        moved = _verb(metric) if drawn and metric.state in ("regressed", "improved") else "stayed"
+        return f"{of} {moved} {'within' if drawn else 'at'} {after}{size}"
     if _rises(metric) != (metric.after > metric.before):
         return f"{of} is at {after}, {_verb(metric)} for the time of day and load{size}"
     return f"{of} {_verb(metric)} from {before} to {after}{size}"
