@@ -37,6 +37,8 @@ _REPOSITORY = re.compile(r"/v2/repository/models/(?P<model>[^/]+)/(?P<verb>load|
 _MAX_ROUTES, _ROUTE_CHARACTERS = 4096, 256
 _JSON = (b"content-type", b"application/json")
 _BINARY = (b"content-type", b"application/octet-stream")
+CONTROL_BYTES = 64 * 1024
+"""Of a body that is no inference: it holds an option or two."""
 _COMPRESS_FROM = 1024  # bytes; less is not worth the time
 _WAIT_FROM = 65536  # bytes; more does not fit what uvicorn lets wait before it pauses
 _IN_THREAD_FROM = 65536  # bytes; more would hold up the event loop
@@ -133,7 +135,7 @@ class RestApp:
         self._core.allow(account)
         held = self._core.receiving.hold()
         try:
-            body = await self._body(headers, receive, held)
+            body = await self._body(headers, receive, held, self._max_bytes)
             request, wanted = await self._decoded(body, _header_length(headers), account)
             held.add_tensors(request.inputs)
             response = await self._core.infer(request, account)
@@ -193,7 +195,7 @@ class RestApp:
             return _json(self._get[kind](route, client))
         held = self._core.receiving.hold()
         try:
-            body = await self._body(headers, receive, held)
+            body = await self._body(headers, receive, held, CONTROL_BYTES)
         finally:
             held.release()
         if kind == "index":
@@ -213,11 +215,11 @@ class RestApp:
         ready = self._core.model_ready(route.model, route.version)
         return _json({"name": route.model, "ready": ready}, 200 if ready else 503)
 
-    async def _body(self, headers: Headers, receive: Receive, held: Held) -> bytes:
-        """The body, decompressed. Raises InferenceError (413, 415, 400, 429)."""
+    async def _body(self, headers: Headers, receive: Receive, held: Held, most: int) -> bytes:
+        """The body, decompressed, of at most so many bytes. Raises InferenceError (413, 415, 400, 429)."""
         declared = headers.get(b"content-length")
-        if declared is not None and int(declared) > self._max_bytes:
-            raise self._too_large()
+        if declared is not None and int(declared) > most:
+            raise _too_large(most)
         if declared is not None:
             self._core.receiving.check(int(declared))  # before any of it is read
         parts: list[bytes] = []
@@ -229,27 +231,13 @@ class RestApp:
                 raise InferenceError(499, "the caller has gone", reason="disconnected")
             parts.append(message["body"])
             size += len(parts[-1])
-            if size > self._max_bytes:
-                raise self._too_large()
+            if size > most:
+                raise _too_large(most)
             held.add(len(parts[-1]))
             more = message["more_body"]
         body = b"".join(parts)
         encoding = headers.get(b"content-encoding")
-        return await self._decompressed(body, encoding) if encoding else body
-
-    async def _decompressed(self, body: bytes, encoding: bytes) -> bytes:
-        name = encoding.strip().lower()
-        if name == b"identity":
-            return body
-        if name not in _WINDOW:
-            raise InferenceError(415, "content-encoding is gzip, deflate or identity")
-        if len(body) < _IN_THREAD_FROM:
-            return decompress(body, _WINDOW[name], self._max_bytes)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(None, decompress, body, _WINDOW[name], self._max_bytes)
-
-    def _too_large(self) -> InferenceError:
-        return InferenceError(413, f"the body is larger than {self._max_bytes} bytes", reason="limit")
+        return await _decompressed(body, encoding, most) if encoding else body
 
     def _parse(self, path: str) -> Route:
         route = _NO_ROUTE
@@ -330,6 +318,22 @@ def _header_length(headers: Headers) -> int | None:
     if not value.isdigit() or len(value) > 18:
         raise invalid("inference-header-content-length is a whole number")
     return int(value)
+
+
+async def _decompressed(body: bytes, encoding: bytes, most: int) -> bytes:
+    name = encoding.strip().lower()
+    if name == b"identity":
+        return body
+    if name not in _WINDOW:
+        raise InferenceError(415, "content-encoding is gzip, deflate or identity")
+    if len(body) < _IN_THREAD_FROM:
+        return decompress(body, _WINDOW[name], most)
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(None, decompress, body, _WINDOW[name], most)
+
+
+def _too_large(most: int) -> InferenceError:
+    return InferenceError(413, f"the body is larger than {most} bytes", reason="limit")
 
 
 def _traceparent(headers: Headers) -> str:

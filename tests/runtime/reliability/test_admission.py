@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import time
 from collections.abc import Iterator
@@ -86,6 +87,32 @@ def test_rest_refuses_before_the_body(keyed: Server, key: str, path: str, status
         headers = {"content-length": str(16 * MIB), "expect": "100-continue", **bearer(key)}
         line.send(http_request("POST", path, headers=headers, sized=False))
         assert line.answer().status == status  # not 100, which asks for the body
+
+
+CONTROLS = [
+    "/v2/repository/index",
+    "/v2/repository/models/identity/load",
+    "/v2/repository/models/identity/unload",
+]
+
+
+@pytest.mark.parametrize("path", CONTROLS)
+def test_a_body_that_is_no_inference_is_short(keyed: Server, path: str) -> None:
+    """Declared, in chunks, and out of a small compressed one."""
+    large = b"[" + b"[]," * MIB + b"[]]"
+    packed = gzip.compress(large)
+    assert len(packed) < 32 * 1024
+    chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(large), large)
+    headers = bearer("all")
+    requests = [
+        http_request("POST", path, headers={**headers, "content-length": str(len(large))}, sized=False),
+        http_request("POST", path, headers={**headers, "transfer-encoding": "chunked"}, sized=False) + chunks,
+        http_request("POST", path, packed, {**headers, "content-encoding": "gzip"}),
+    ]
+    for request in requests:
+        with Line(keyed) as line:
+            line.send(request)
+            assert line.answer().status == 413
 
 
 def test_whatever_is_refused_takes_a_token(keyed: Server) -> None:
