@@ -85,6 +85,7 @@ def test_rest_a_model_that_is_not_there(world: World) -> None:
 
 
 def test_a_rate_refuses_over_both_protocols(world: World) -> None:
+    """Over gRPC by the headers alone, which do not name the model."""
     body = json_body(np.ones(3, np.float32))
     world.server.ask("POST", "/v2/models/line/infer", body, headers("rated"))  # all that it may
     name = world.new_id()
@@ -92,7 +93,7 @@ def test_a_rate_refuses_over_both_protocols(world: World) -> None:
         seen.append(world.server.ask("POST", "/v2/models/line/infer", body, headers("rated", name)).status)
     assert seen == [429]
     name = world.new_id()
-    with recorded(world, "line", name) as seen, world.channel() as channel:
+    with recorded(world, "", name, known=False) as seen, world.channel() as channel:
         request = message("line", np.ones(3, np.float32))
         seen.append(status_of(lambda: unary(channel)(request, metadata=metadata("rated", name))))
     assert seen == [429]
