@@ -10,6 +10,8 @@ import mmap
 import os
 from pathlib import PurePosixPath
 
+from modelway_runtime.serving.wire import BYTES, NUMBER, Broken, fields
+
 _EXTERNAL = 1  # TensorProto.DataLocation
 _LOCATION_FIELD, _ENTRY_FIELD = 14, 13  # of TensorProto: data_location, external_data
 CHILDREN: dict[str, dict[int, str]] = {
@@ -50,7 +52,10 @@ def other_files(path: str | os.PathLike[str]) -> tuple[str, ...]:
         if not os.fstat(file.fileno()).st_size:
             raise NotOnnx
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            found = sorted(_locations(data))
+            try:
+                found = sorted(_locations(data))
+            except Broken:
+                raise NotOnnx from None
     for location in found:
         _check(location)
     return tuple(found)
@@ -75,87 +80,28 @@ def _locations(data: mmap.mmap) -> set[str]:
             locations |= _of_tensor(data, at, end)
             continue
         children = CHILDREN[message]
-        while at < end:
-            field, kind, value, after = _field(data, at, end)
+        for field, kind, value, after in fields(data, at, end):
             child = children.get(field)
-            if child is not None and kind == 2:
+            if child is not None and kind == BYTES:
                 spans.append((child, value, after))
-            at = after
     return locations
 
 
 def _of_tensor(data: mmap.mmap, at: int, end: int) -> set[str]:
     external = False
     locations: set[str] = set()
-    while at < end:
-        field, kind, value, after = _field(data, at, end)
-        if field == _LOCATION_FIELD and kind == 0:
+    for field, kind, value, after in fields(data, at, end):
+        if field == _LOCATION_FIELD and kind == NUMBER:
             external |= value & 0xFFFFFFFF == _EXTERNAL  # protobuf cuts a number off where an enum is due
-        elif field == _ENTRY_FIELD and kind == 2:
+        elif field == _ENTRY_FIELD and kind == BYTES:
             locations |= _of_entry(data, value, after)
-        at = after
     return (locations or {""}) if external else set()
 
 
 def _of_entry(data: mmap.mmap, at: int, end: int) -> set[str]:
     """The value of a StringStringEntryProto whose key is ``location``."""
     texts: dict[int, str] = {}
-    while at < end:
-        field, kind, value, after = _field(data, at, end)
-        if kind == 2:
+    for field, kind, value, after in fields(data, at, end):
+        if kind == BYTES:
             texts[field] = data[value:after].decode(errors="replace")
-        at = after
     return {texts.get(2, "")} if texts.get(1) == "location" else set()
-
-
-def _field(data: mmap.mmap, at: int, end: int) -> tuple[int, int, int, int]:
-    """A field's number, wire type, value (where its bytes begin, if it has any) and end."""
-    tag, at = _varint(data, at, end)
-    field, kind = tag >> 3, tag & 7
-    if kind == 0:
-        value, after = _varint(data, at, end)
-    elif kind == 2:
-        size, value = _varint(data, at, end)
-        after = value + size
-    elif kind in (1, 5):
-        value, after = at, at + (8 if kind == 1 else 4)
-    elif kind == 3:
-        value, after = at, _group_end(data, at, end)
-    else:
-        raise NotOnnx
-    if not field or after > end:
-        raise NotOnnx
-    return field, kind, value, after
-
-
-def _group_end(data: mmap.mmap, at: int, end: int) -> int:
-    """Where a group ends: ONNX has none, but protobuf reads past those that it does not know."""
-    depth = 1
-    while depth:
-        tag, at = _varint(data, at, end)
-        kind = tag & 7
-        if kind in (3, 4):
-            depth += 1 if kind == 3 else -1
-        elif kind == 0:
-            _, at = _varint(data, at, end)
-        elif kind == 2:
-            size, at = _varint(data, at, end)
-            at += size
-        elif kind in (1, 5):
-            at += 8 if kind == 1 else 4
-        else:
-            raise NotOnnx
-    return at
-
-
-def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
-    """A number and where it ends."""
-    value = shift = 0
-    while at < end and shift < 70:
-        byte = data[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-        shift += 7
-    raise NotOnnx

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import prod
 from typing import Any
 
@@ -24,6 +25,7 @@ from modelway_runtime.serving.tensors import (
     to_bytes,
 )
 from modelway_runtime.serving.values import Array, Arrays, InferenceRequest, InferenceResponse
+from modelway_runtime.serving.wire import BYTES, GROUP, Broken, fields
 
 # The field of InferTensorContents for each datatype, and the datatype that its elements have there; FP16
 # and BF16 have no field.
@@ -178,53 +180,38 @@ def _check_fields(data: memoryview) -> None:
     An empty tensor takes two bytes of a message but a hundred of memory: 16 MiB of them become 800 MiB
     and hold up the event loop for most of a second. An empty text and a small number are crumbs as well.
     """
-    fields = texts = numbers = 0
+    count = texts = numbers = 0
     spans = [(0, len(data), _MESSAGE)]
     while spans:
         at, end, level = spans.pop()
-        while at < end:
-            tag, at = _varint(data, at, end)
-            start, at = _skipped(data, at, end, tag & 7)
-            field = tag >> 3
+        for field, kind, start, after in _fields(data, at, end):
             if level != _CONTENTS:
-                fields += 1
-            elif tag & 7 == 2 and field in _WHOLE_NUMBERS:
-                numbers += int(np.count_nonzero(np.frombuffer(data[start:at], np.uint8) < 128))
-            elif tag & 7 != 2 or field == _TEXTS:
+                count += 1
+            elif kind == BYTES and field in _WHOLE_NUMBERS:
+                numbers += int(np.count_nonzero(np.frombuffer(data[start:after], np.uint8) < 128))
+            elif kind != BYTES or field == _TEXTS:
                 texts += 1
-            if fields > _MAX_FIELDS or texts > MAX_TEXTS or numbers > _MAX_NUMBERS:
+            if count > _MAX_FIELDS or texts > MAX_TEXTS or numbers > _MAX_NUMBERS:
                 raise invalid(
                     f"the message has more than {_MAX_FIELDS} fields, {MAX_TEXTS} elements one by one, or "
                     f"{_MAX_NUMBERS} whole numbers in `contents`; send raw_input_contents"
                 )
-            if level != _CONTENTS and field in _SHORT and at - start > _MAX_SHORT:
+            if kind != BYTES:
+                continue
+            if level != _CONTENTS and field in _SHORT and after - start > _MAX_SHORT:
                 raise invalid(
                     f"a name, a datatype or a shape of the message has more than {_MAX_SHORT} bytes"
                 )
-            if tag & 7 == 2 and field in _INSIDE.get(level, ()):
-                spans.append((start, min(at, end), level + 1))
+            if field in _INSIDE.get(level, ()):
+                spans.append((start, after, level + 1))
 
 
-def _skipped(data: memoryview, at: int, end: int, kind: int) -> tuple[int, int]:
-    """Where the value of a field begins and ends."""
-    if kind == 2:
-        length, at = _varint(data, at, end)
-        return at, at + length
-    if kind == 0:
-        return at, _varint(data, at, end)[1]
-    if kind in (1, 5):
-        return at, at + (8 if kind == 1 else 4)
-    raise _no_message()
-
-
-def _varint(data: memoryview, at: int, end: int) -> tuple[int, int]:
-    """A number and where it ends."""
-    value = shift = 0
-    while at < end and shift < 70:
-        byte = data[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-        shift += 7
-    raise _no_message()
+def _fields(data: memoryview, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """As ``wire.fields``. Raises InferenceError (400), also for groups, which this message has none of."""
+    try:
+        for field in fields(data, at, end):
+            if field[1] == GROUP:
+                raise _no_message()
+            yield field
+    except Broken:
+        raise _no_message() from None

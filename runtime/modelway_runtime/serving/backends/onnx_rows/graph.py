@@ -6,12 +6,16 @@ over and only small constants are decoded, so a file of gigabytes costs millisec
 
 from __future__ import annotations
 
+import mmap
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
+
+from modelway_runtime.serving import wire
 
 Numbers: TypeAlias = tuple[int, ...]
 Field: TypeAlias = tuple[int, int | bytes]
@@ -74,36 +78,42 @@ class Graph(msgspec.Struct, frozen=True):
 
 def read(path: Path) -> Graph:
     """The graph of a file. Raises NotReadable and OSError."""
-    opset, graph = 0, None
     with path.open("rb") as file:
-        end = path.stat().st_size
-        try:
-            for number, _, length in _walk(file, end):
-                if number == 7:
-                    graph = _graph(file, file.tell() + length)
-                elif number == 8:
-                    fields = dict(_fields(file.read(length)))
-                    if fields.get(1, b"") in (b"", b"ai.onnx"):
-                        opset = _whole(fields.get(2, 0))
-        except (LookupError, ValueError, TypeError, OverflowError) as error:
-            raise NotReadable(f"not a graph of ONNX: {error}") from None
+        if not os.fstat(file.fileno()).st_size:
+            raise NotReadable("the file is empty")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            try:
+                return _model(data)
+            except (LookupError, ValueError, TypeError, OverflowError) as error:
+                raise NotReadable(f"not a graph of ONNX: {error}") from None
+
+
+def _model(data: mmap.mmap) -> Graph:
+    opset, graph = 0, None
+    for number, kind, value, after in wire.fields(data, 0, len(data)):
+        if number == 7 and kind == wire.BYTES:
+            graph = _graph(data, value, after)
+        elif number == 8 and kind == wire.BYTES:
+            fields = dict(_fields(data[value:after]))
+            if fields.get(1, b"") in (b"", b"ai.onnx"):
+                opset = _whole(fields.get(2, 0))
     if graph is None:
         raise NotReadable("it holds no graph")
     return msgspec.structs.replace(graph, opset=opset)
 
 
-def _graph(file: BinaryIO, end: int) -> Graph:
+def _graph(data: mmap.mmap, at: int, end: int) -> Graph:
     nodes: list[Node] = []
     constants: dict[str, Constant] = {}
     outputs: list[str] = []
-    for number, _, length in _walk(file, end):
+    for number, _, value, after in wire.fields(data, at, end):
         if number == 1:
-            nodes.append(_node(file.read(length)))
+            nodes.append(_node(data[value:after]))
         elif number == 5:
-            name, constant = _tensor(_small_fields(file, file.tell() + length))
+            name, constant = _tensor(_small_fields(data, value, after))
             constants[name] = constant
         elif number == 12:
-            outputs.append(_text(dict(_fields(file.read(length))).get(1, b"")))
+            outputs.append(_text(dict(_fields(data[value:after])).get(1, b"")))
     return Graph(0, tuple(nodes), constants, tuple(outputs))
 
 
@@ -143,53 +153,18 @@ def _tensor(fields: Iterator[Field]) -> tuple[str, Constant]:
     return name, Constant(tuple(shape), numbers)
 
 
-# The wire format
-
-
-def _walk(file: BinaryIO, end: int) -> Iterator[tuple[int, int | None, int]]:
-    """The fields of a message in a file: number, value of a number, length of what is to be read."""
-    while (start := file.tell()) < end:
-        key = _read_varint(file)
-        value, length = None, 0
-        if key & 7 == 0:
-            value = _read_varint(file)
-        else:
-            length = _read_varint(file) if key & 7 == 2 else _FIXED[key & 7]
-        start = file.tell()
-        if start + length > end:
-            raise ValueError("a field is longer than its message")
-        yield key >> 3, value, length
-        file.seek(start + length)
-
-
-_FIXED = {1: 8, 5: 4}
-
-
-def _small_fields(file: BinaryIO, end: int) -> Iterator[Field]:
+def _small_fields(data: mmap.mmap, at: int, end: int) -> Iterator[Field]:
     """The fields of a message in a file but for those that are large."""
-    for number, value, length in _walk(file, end):
-        if value is not None:
+    for number, kind, value, after in wire.fields(data, at, end):
+        if kind == wire.NUMBER:
             yield number, value
-        elif length <= max(8 * SMALL, 1024):
-            yield number, file.read(length)
+        elif after - value <= max(8 * SMALL, 1024):
+            yield number, data[value:after]
 
 
 def _fields(message: bytes) -> Iterator[Field]:
-    position, end = 0, len(message)
-    while position < end:
-        key, position = _varint(message, position)
-        if key & 7 == 0:
-            value, position = _varint(message, position)
-            yield key >> 3, value
-            continue
-        if key & 7 == 2:
-            length, position = _varint(message, position)
-        else:
-            length = _FIXED[key & 7]
-        if position + length > end:
-            raise ValueError("a field is longer than its message")
-        yield key >> 3, message[position : position + length]
-        position += length
+    for number, kind, value, after in wire.fields(message, 0, len(message)):
+        yield number, value if kind == wire.NUMBER else message[value:after]
 
 
 def _repeated(message: bytes, number: int) -> Numbers:
@@ -201,36 +176,11 @@ def _repeated(message: bytes, number: int) -> Numbers:
 
 
 def _packed(data: bytes) -> list[int]:
-    numbers, position = [], 0
-    while position < len(data):
-        value, position = _varint(data, position)
+    numbers, at = [], 0
+    while at < len(data):
+        value, at = wire.varint(data, at, len(data))
         numbers.append(_signed(value))
     return numbers
-
-
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-        if shift > 63:
-            raise ValueError("a number is too long")
-
-
-def _read_varint(file: BinaryIO) -> int:
-    value = shift = 0
-    while True:
-        byte = file.read(1)[0]
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value
-        shift += 7
-        if shift > 63:
-            raise ValueError("a number is too long")
 
 
 def _signed(value: int) -> int:
