@@ -13,6 +13,7 @@ The engine is told that it may tell nobody, before any test can import it.
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import re
 import sys
@@ -98,10 +99,12 @@ def _counted(check: Callable[..., object]) -> Callable[..., object]:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """What numpy asserts is checked, too, where a test has imported numpy."""
-    testing = sys.modules.get("numpy.testing")
+    """What numpy asserts is checked, too, where a test has imported numpy, which loads its asserts late."""
+    if "numpy" not in sys.modules:
+        return
+    testing = importlib.import_module("numpy.testing")
     for name in dir(testing):
-        if testing is not None and name.startswith("assert_"):
+        if name.startswith("assert_"):
             setattr(testing, name, _counted(getattr(testing, name)))
 
 

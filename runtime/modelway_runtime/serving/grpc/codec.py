@@ -138,7 +138,8 @@ def _typed(contents: Message, datatype: str, dtype: np.dtype[Any], count: int, n
     if datatype == "BYTES":
         check_texts(count, name)
         return object_array(list(elements))
-    array = np.array(elements, DTYPES[carried])
+    # One after the other: before protobuf 7 an array of all at once goes through a list of Python objects.
+    array = np.fromiter(elements, DTYPES[carried], count)
     if carried != datatype:
         limits = np.iinfo(dtype)
         if array.size and not limits.min <= array.min() <= array.max() <= limits.max:

@@ -187,11 +187,12 @@ def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     def without(name: str, *arguments: Any, **named: Any) -> Any:
         if name.partition(".")[0] == "pyarrow":
-            raise ImportError(name)
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return real(name, *arguments, **named)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    assert "pip install pyarrow" in refused(tmp_path / "a.parquet")
+    words = "Parquet needs pyarrow: pip install 'modelway[detect,parquet]', or give a CSV."
+    assert words in refused(tmp_path / "a.parquet")
 
 
 def test_the_module_does_not_need_pyarrow() -> None:
