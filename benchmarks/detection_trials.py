@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -149,13 +150,15 @@ def _findings(trace: Trace, name: str, now: int) -> Sequence[Finding]:
 def _live(stable: Trace, other: Trace, name: str, now: int) -> Sequence[Finding]:
     loads = [_series(trace.traffic[:now] / STEP_S) for trace in (other, stable)]
     series = [_series(trace.values[name][:now]) for trace in (other, stable)]
+    # Failures are counted: the pods share them. Of all else each pod shows what the whole version does.
+    part = replace(loads[1], values=loads[1].values / (8 if name == "err" else 1))
     one = Measured(
         name,
         _pattern(name),
         *series,
         pods=(Pod("canary", loads[0], series[0]),),
         # Pods that do not differ; detection_pods.py has such that do.
-        stable_pods=tuple(Pod(f"stable-{k}", loads[1], series[1]) for k in range(8)),
+        stable_pods=tuple(Pod(f"stable-{k}", part, series[1]) for k in range(8)),
     )
     return canary.findings(one, loads[0], loads[1], MONDAY + STEP_S * other.t0, MONDAY + STEP_S * now)
 

@@ -8,6 +8,7 @@ and now are indices of minutes, traffic is in requests a minute.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,13 +40,16 @@ def gate(values: Array, timestamps: Array, traffic: Array, t0: int, now: int) ->
 def canary(stable: Any, candidate: Any, t0: int, now: int) -> bool:
     loads = [Series(0.0, STEP_S, trace.traffic[:now] / STEP_S) for trace in (candidate, stable)]
     series = [Series(0.0, STEP_S, trace.values[:now]) for trace in (candidate, stable)]
+    pattern = _pattern(stable.values[:now], stable.traffic[:now])
+    # Failures are counted: the pods share them. Of all else each pod shows what the whole version does.
+    part = replace(loads[1], values=loads[1].values / (8 if pattern.metric == "error_ratio" else 1))
     one = Measured(
         "metric",
-        _pattern(stable.values[:now], stable.traffic[:now]),
+        pattern,
         *series,
         pods=(Pod("canary", loads[0], series[0]),),
         # The harness has no pods: its stable version counts as some that do not differ.
-        stable_pods=tuple(Pod(f"stable-{k}", loads[1], series[1]) for k in range(8)),
+        stable_pods=tuple(Pod(f"stable-{k}", part, series[1]) for k in range(8)),
     )
     found = live.findings(one, loads[0], loads[1], STEP_S * t0, STEP_S * now)
     return any(judge.discoveries(found, judge.SHARES["canary"]["low"]))
