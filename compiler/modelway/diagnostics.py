@@ -126,6 +126,7 @@ CODES: dict[str, Code] = {
     "MW413": Code(_W, "A count of pods changes hands"),
     "MW414": Code(_W, "The inventory holds fewer GPUs than a release asks for"),
     "MW415": Code(_N, "A CA that a reader of Prometheus must be given by hand"),
+    "MW416": Code(_N, "Too few pods for the detector to judge a canary by"),
     "MW501": Code(_E, "A file that Modelway does not own stands in its way"),
     "MW502": Code(_E, "The folder of generated files cannot be used"),
     "MW503": Code(_E, "A generated file is stale"),

@@ -9,13 +9,18 @@ from typing import Any
 import pytest
 import yaml
 
-from modelway_runtime.detection import settings, verdict
+from modelway.lower import analysis
+from modelway_runtime.detection import evidence, settings, verdict
 from modelway_runtime.settings import WrongSettings
 from tests.contract.test_schemas import DETECTOR, RIGHT, VERDICT, WRONG, accepted, changed, example, schema
 
 ROOT = Path(__file__).parents[2]
 Json = dict[str, Any]
 Pointer = tuple[str | int, ...]
+
+
+def test_the_compiler_asks_for_as_many_stable_pods_as_the_detector_needs() -> None:
+    assert analysis.STABLE_PODS == evidence.FEWEST_PODS
 
 
 def settings_read(document: Json) -> bool:

@@ -17,13 +17,20 @@ Facts about Rollouts that shape what is written here (argo-rollouts 1.9.1, ``ana
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from modelway.diagnostics import Diagnostic, diagnostic
 from modelway.lower import names
+from modelway.lower.forms import choose
 from modelway.lower.gate import gate_request, gate_token
 from modelway.lower.objects import Json, KubeObject
 from modelway.lower.prometheus import arguments, provider
 from modelway.lower.promql import duration, number, rate_window, seconds
 from modelway.lower.workload import Workload
+from modelway.resolve import Place, deployed
 from modelway.spec.common import milliseconds
+from modelway.spec.model import ModelSpec
+from modelway.watching import judged_patterns
 
 _MINUTE = 60_000
 NO_LIMIT = 2**31 - 1
@@ -38,6 +45,8 @@ GATE_WINDOW, WATCH_WINDOW = 5 * _MINUTE, 2 * _MINUTE
 SAME_VERDICTS = 2
 """The detector's verdict is of all that it has seen, so two alike say what five looks at a rate do, and each
 way: the second success opens the gate, the second failure closes it."""
+STABLE_PODS = 3
+"""So many stable pods the detector needs to know how far pods differ by themselves (decision 23)."""
 DETECTOR_LOOKS = 10
 """That it has seen too little is its usual answer at first; what is still open after so many looks pauses."""
 _HASH = "{{args.canary-hash}}"
@@ -45,13 +54,34 @@ _STABLE_HASH = "{{args.stable-hash}}"
 
 
 def gated(workload: Workload) -> bool:
-    gates = workload.spec.rollout.gates
+    return _has_gates(workload.spec)
+
+
+def _has_gates(model: ModelSpec) -> bool:
+    gates = model.rollout.gates
     return bool(gates.error_ratio or gates.latency or gates.queue_time)
 
 
 def asks_detector(workload: Workload) -> bool:
     """Only of a canary: what a preview does without traffic proves nothing."""
     return workload.forms.strategy == "canary" and gated(workload) and bool(workload.judged)
+
+
+def few_pods(place: Place) -> Iterator[Diagnostic]:
+    """Each canary that asks the detector and has too few stable pods for an answer (``too_few_pods``)."""
+    judged = judged_patterns(place)
+    for one in deployed(place):
+        spec, key = one.model.spec.spec, one.model.key
+        asks = one.primary is None and bool(judged.get(key)) and _has_gates(spec)
+        least = spec.serving.scaling.min_replicas
+        if not asks or least >= STABLE_PODS or choose(one, place.environment).strategy != "canary":
+            continue
+        text = (
+            f'a canary of "{key}" in "{place.name}" has {least} stable {"pod" if least == 1 else "pods"} '
+            f"beside it: the detector needs {STABLE_PODS}, so each step pauses until a person promotes it"
+        )
+        hint = f"set spec.serving.scaling.minReplicas: {STABLE_PODS}, or give the model no patterns"
+        yield diagnostic("MW416", one.model.span("spec", "serving", "scaling"), text, hint)
 
 
 def gate_name(workload: Workload) -> str:

@@ -8,7 +8,7 @@ from modelway.diagnostics import Diagnostic
 from modelway.emit import emit
 from modelway.lower import access, capacity, monitoring, names, routes, scaling, serving, settings
 from modelway.lower.alerts import Watched, rule_groups
-from modelway.lower.analysis import asks_detector, gated, templates
+from modelway.lower.analysis import asks_detector, few_pods, gated, templates
 from modelway.lower.detector import detector
 from modelway.lower.forms import steps_down, steps_down_of_environment
 from modelway.lower.gate import smoke_run
@@ -53,6 +53,7 @@ def downgrades(place: Place, standing: Standing) -> Iterator[Diagnostic]:
         yield from capacity.releases(place)
     yield from steps_down_of_environment(place)
     yield from cannot_pass(place)
+    yield from few_pods(place)
     for one in deployed(place):
         yield from steps_down(one, place.environment)
 

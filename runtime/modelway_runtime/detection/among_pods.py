@@ -14,11 +14,9 @@ from scipy import stats
 from scipy.optimize import brentq
 
 from modelway_runtime.detection import paired
-from modelway_runtime.detection.evidence import Array
+from modelway_runtime.detection.evidence import FEWEST_PODS, Array
 from modelway_runtime.detection.paired import FEWEST, Paired
 
-FEWEST_PODS = 3
-"""Stable pods that tell how much pods differ; two have a spread that may be off by a factor of sixty."""
 _LEAST_P = 1e-12
 _MANY = 30
 """Failures of each stable pod from which their logs are compared, and not their counts."""

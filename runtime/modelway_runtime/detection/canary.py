@@ -9,7 +9,7 @@ import numpy as np
 
 from modelway_runtime.detection import among_pods, distribution
 from modelway_runtime.detection.among_pods import AmongPods
-from modelway_runtime.detection.evidence import Array, Measured, Pod, Series
+from modelway_runtime.detection.evidence import FEWEST_PODS, Array, Measured, Pod, Series
 from modelway_runtime.detection.finding import Context, Finding, Span
 from modelway_runtime.detection.history import STEP_S
 from modelway_runtime.detection.prepare import Form
@@ -109,7 +109,7 @@ def _reason(
         return "no_data"
     assert one.stable is not None
     both = np.isfinite(one.series.values[first:last]) & np.isfinite(one.stable.values[first:last])
-    if not len(canary.values) or len(stable.values) < among_pods.FEWEST_PODS:
+    if not len(canary.values) or len(stable.values) < FEWEST_PODS:
         return "too_many_gaps" if np.mean(both) < _FEWEST_KNOWN else "too_few_pods"
     known = np.isfinite(canary.values).any(axis=0) & np.isfinite(stable.values).any(axis=0)
     return "too_many_gaps" if np.mean(known) < _FEWEST_KNOWN else None

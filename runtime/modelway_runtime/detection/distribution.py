@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from modelway_runtime.detection.evidence import Array, Buckets
+from modelway_runtime.detection.evidence import FEWEST_PODS, Array, Buckets
 from modelway_runtime.detection.numerics import scale, tail_share, tail_value
 
 _BIN = 5
 _FEWEST = 60
 _SWAPS = 1999
-FEWEST_PODS = 3
 _SEED = 20_260_101
 """Of the swaps: the same evidence must give the same verdict."""
 

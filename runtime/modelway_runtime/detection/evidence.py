@@ -21,6 +21,9 @@ Array: TypeAlias = NDArray[np.float64]
 Mask: TypeAlias = NDArray[np.bool_]
 Index: TypeAlias = NDArray[np.int64]
 
+FEWEST_PODS = 3
+"""Stable pods that tell how much pods differ; two have a spread that may be off by a factor of sixty."""
+
 
 @dataclass(frozen=True, slots=True)
 class Series:
