@@ -103,7 +103,7 @@ def _rollouts(place: Place, _: Catalog) -> Iterator[Diagnostic]:
     for model in place.models.values():
         rollout = model.spec.spec.rollout
         at = ("spec", "rollout")
-        gated = rollout.gates.error_ratio or rollout.gates.latency or rollout.gates.queue_time
+        gated = rollout.gates.given
         if rollout.steps and rollout.strategy != "canary":
             text = f'steps are for the strategy canary, this one is "{rollout.strategy}"'
             yield diagnostic(

@@ -29,7 +29,6 @@ from modelway.lower.promql import duration, number, rate_window, seconds
 from modelway.lower.workload import Workload
 from modelway.resolve import Place, deployed
 from modelway.spec.common import milliseconds
-from modelway.spec.model import ModelSpec
 from modelway.watching import judged_patterns
 
 _MINUTE = 60_000
@@ -54,12 +53,7 @@ _STABLE_HASH = "{{args.stable-hash}}"
 
 
 def gated(workload: Workload) -> bool:
-    return _has_gates(workload.spec)
-
-
-def _has_gates(model: ModelSpec) -> bool:
-    gates = model.rollout.gates
-    return bool(gates.error_ratio or gates.latency or gates.queue_time)
+    return workload.spec.rollout.gates.given
 
 
 def asks_detector(workload: Workload) -> bool:
@@ -72,7 +66,7 @@ def few_pods(place: Place) -> Iterator[Diagnostic]:
     judged = judged_patterns(place)
     for one in deployed(place):
         spec, key = one.model.spec.spec, one.model.key
-        asks = one.primary is None and bool(judged.get(key)) and _has_gates(spec)
+        asks = one.primary is None and bool(judged.get(key)) and spec.rollout.gates.given
         least = spec.serving.scaling.min_replicas
         if not asks or least >= STABLE_PODS or choose(one, place.environment).strategy != "canary":
             continue

@@ -19,7 +19,7 @@ from modelway.diagnostics import Diagnostic, diagnostic
 from modelway.lower.forms import choose
 from modelway.lower.gate import SMOKE_ERRORS, run_once
 from modelway.lower.objects import Json, KubeObject
-from modelway.resolve import Deployed, Place, deployed
+from modelway.resolve import Place, deployed
 from modelway.spec.environment import Monitoring
 
 _TOKEN = "prometheus-token"  # noqa: S105 the name of an argument
@@ -79,11 +79,6 @@ def trigger_secrets(monitoring: Monitoring) -> list[Json]:
     return [{"parameter": parameter, "name": name, "key": key} for parameter, name, key in secrets]
 
 
-def _has_gates(one: Deployed) -> bool:
-    gates = one.model.spec.spec.rollout.gates
-    return bool(gates.error_ratio or gates.latency or gates.queue_time)
-
-
 def _modes(monitoring: Monitoring) -> list[str]:
     modes = ["bearer"] if monitoring.token_secret else []
     return [*modes, "tls"] if monitoring.tls and monitoring.tls.certificate else modes
@@ -96,7 +91,11 @@ def cannot_pass(place: Place) -> Iterator[Diagnostic]:
     if monitoring.tls is None or environment.spec.spec.cluster is None:
         return
     forms = [(one, choose(one, environment)) for one in deployed(place)]
-    gated = [one.name for one, form in forms if form.strategy != "rolling" and _has_gates(one)]
+    gated = [
+        one.name
+        for one, form in forms
+        if form.strategy != "rolling" and one.model.spec.spec.rollout.gates.given
+    ]
     scaled = [one.name for one, form in forms if form.scaler == "keda"]
     at = ("spec", "monitoring", "tls")
     if gated and monitoring.tls.certificate:

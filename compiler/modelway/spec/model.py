@@ -290,6 +290,11 @@ class Gates(Value, frozen=True, kw_only=True):
         doc("Requests per second of the new version below which there is no evidence.", 0.5),
     ] = 0.1
 
+    @property
+    def given(self) -> bool:
+        """Whether there is any gate."""
+        return bool(self.error_ratio or self.latency or self.queue_time)
+
 
 class Rollout(Value, frozen=True, kw_only=True):
     """How a new version takes over."""
